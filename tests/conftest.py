@@ -1,0 +1,34 @@
+"""What every test runs under: eight CPU devices, strict dtypes, no network."""
+
+import os
+import pathlib
+
+# Before the first import of jax: how many devices the CPU pretends to be.
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+# Importing grain defines absl flags, which refuse to be read before a parse.
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['pytest'])
+
+
+@pytest.fixture
+def golden():
+    """Returns a function from a file name in tests/golden to its arrays."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / name) as arrays:
+            return dict(arrays)
+
+    return load
