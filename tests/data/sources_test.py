@@ -1,0 +1,84 @@
+"""The split view over readers, and which adapter opens what."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from vit_jax.data import sources
+
+
+class CountingReader:
+    """Examples whose name is '<split><index>'."""
+
+    def __init__(self, split: str, size: int):
+        self.split = split
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        assert 0 <= index < self.size
+        return {'image': b'', 'label': index % 2, 'name': f'{self.split}{index}'}
+
+    def fingerprint(self):
+        return sources.sha256(self.split, self.size)
+
+
+@pytest.fixture
+def dataset():
+    readers = {'train': CountingReader('train', 100), 'test': CountingReader('test', 7)}
+    return sources.Dataset('toy', readers, ['a', 'b'], aliases={'val': 'test'})
+
+
+def names(source):
+    return [source[i]['name'] for i in range(len(source))]
+
+
+def test_source_concatenates_ranges(dataset):
+    assert dataset.splits == {'train': 100, 'test': 7}
+    source = dataset.source('train[98%:]+test[5:]+train[:2]')
+    assert names(source) == ['train98', 'train99', 'test5', 'test6', 'train0', 'train1']
+    assert source[-1]['name'] == 'train1'
+    assert source[np.int64(2)]['name'] == 'test5'
+    assert source.class_names == ('a', 'b')
+    assert isinstance(source, sources.Source)
+    for index in (6, -7):
+        with pytest.raises(IndexError):
+            source[index]
+
+
+def test_source_of_nothing_is_empty(dataset):
+    assert len(dataset.source('train[5:5]')) == 0
+
+
+def test_source_pickles(dataset):
+    source = dataset.source('test')
+    copy = pickle.loads(pickle.dumps(source))
+    assert names(copy) == names(source)
+    assert copy.fingerprint() == source.fingerprint()
+    # A source carries only the readers that it reads.
+    assert b'train' not in pickle.dumps(source)
+
+
+def test_fingerprint_tells_lists_apart(dataset):
+    def of(split):
+        return dataset.source(split).fingerprint()
+
+    assert of('train') == of('train[:100%]') == of('train[:50]+train[50:]')
+    assert of('val') == of('test')
+    others = ['train', 'train[:99]', 'train[1:]', 'test', 'test+train', 'train+test']
+    assert len({of(split) for split in others}) == len(others)
+    renamed = sources.Dataset(
+        'toy', {'train': CountingReader('train', 100)}, ['b', 'a']
+    )
+    assert renamed.source('train').fingerprint() != of('train')
+
+
+def test_unknown_split_names_the_dataset(dataset):
+    with pytest.raises(ValueError, match=r"toy: unknown split 'tain'.*'train'"):
+        dataset.source('tain')
+    with pytest.raises(ValueError, match=r'toy: unknown split'):
+        dataset.complement('tain')
+    assert dataset.complement('val[:3]') == 'test[3:]'

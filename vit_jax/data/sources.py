@@ -1,0 +1,221 @@
+"""Where examples come from: one protocol, and what opens each kind of dataset.
+
+A *reader* gives random access to one whole split; a `Dataset` holds the readers of
+all splits; a *source* is what a split string selects from them. Readers and sources
+travel to worker processes by pickle, so they keep paths and reopen files lazily.
+"""
+
+import bisect
+import hashlib
+import importlib.util
+import itertools
+import json
+import operator
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vit_jax.data import splits as splits_lib
+
+
+class Example(TypedDict):
+    """One labelled image."""
+
+    image: bytes | UInt8[np.ndarray, 'h w c']  # an encoded file, or pixels
+    label: int  # index into class_names
+    name: str  # file path or id, for messages
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Random access to one whole split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: SupportsIndex) -> Example: ...
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 (hex) of what the list of examples is, without reading it.
+
+        Equal for equal lists, wherever the files lie.
+        """
+        ...
+
+
+@runtime_checkable
+class Source(Reader, Protocol):
+    """Random access to what a split string selects."""
+
+    class_names: tuple[str, ...]
+
+
+class Subset:
+    """A source: ranges of examples of readers, one after another."""
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[Reader, int, int]],
+        class_names: tuple[str, ...],
+        name: str = '',
+    ):
+        self.class_names = class_names
+        self.name = name
+        self._parts: list[tuple[Reader, int, int]] = []
+        for reader, start, stop in parts:
+            # 'train[:50]+train[50:]' is the same list as 'train'.
+            if self._parts and self._parts[-1][0] is reader:
+                _, last_start, last_stop = self._parts[-1]
+                if last_stop == start:
+                    self._parts[-1] = (reader, last_start, stop)
+                    continue
+            if stop > start:
+                self._parts.append((reader, start, stop))
+        lengths = [stop - start for _, start, stop in self._parts]
+        self._ends = list(itertools.accumulate(lengths))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'example {index} of {len(self)} in {self.name!r}')
+        index %= len(self)
+        part = bisect.bisect_right(self._ends, index)
+        reader, _, stop = self._parts[part]
+        return reader[stop - (self._ends[part] - index)]
+
+    def __repr__(self) -> str:
+        return f'Subset({self.name!r}, {len(self)} examples)'
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 (hex) of which examples these are, in which order."""
+        ranges = [(r.fingerprint(), start, stop) for r, start, stop in self._parts]
+        return sha256(self.class_names, ranges)
+
+
+class Dataset:
+    """The splits of one dataset and the names of its classes.
+
+    Attributes:
+      name: what the dataset is called in messages.
+      splits: split name -> number of examples.
+      class_names: one per class, from the training examples alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        readers: Mapping[str, Reader],
+        class_names: Sequence[str],
+        *,
+        aliases: Mapping[str, str] | None = None,
+    ):
+        """Makes a dataset of one reader per split.
+
+        Args:
+          name: what the dataset is called in messages.
+          readers: split name -> reader of the whole split.
+          class_names: one per class.
+          aliases: other names for splits, {'val': 'validation'}.
+        """
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.splits = {split: len(reader) for split, reader in readers.items()}
+        self._readers = dict(readers)
+        self._aliases = dict(aliases or {})
+
+    def __repr__(self) -> str:
+        return f'Dataset({self.name!r}, {self.splits}, {len(self.class_names)} classes)'
+
+    def source(self, split: str) -> Subset:
+        """Returns the source of a split string such as 'train[:98%]'.
+
+        Raises:
+          ValueError: unknown split or malformed string.
+        """
+        try:
+            ranges = splits_lib.parse(split, self.splits, self._aliases)
+        except ValueError as error:
+            raise ValueError(f'{self.name}: {error}') from None
+        parts = [(self._readers[name], start, stop) for name, start, stop in ranges]
+        return Subset(parts, self.class_names, name=f'{self.name}: {split}')
+
+    def complement(self, split: str) -> str | None:
+        """Returns what a split string leaves out, see `splits.complement`."""
+        try:
+            return splits_lib.complement(split, self.splits, self._aliases)
+        except ValueError as error:
+            raise ValueError(f'{self.name}: {error}') from None
+
+
+def sha256(*values) -> str:
+    """Returns the sha256 (hex) of values that JSON can write."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def open_dataset(
+    name: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    manual_dir: str | os.PathLike | None = None,
+    holdout: float = 0.1,
+) -> Dataset:
+    """Opens a dataset by name or path.
+
+    Args:
+      name: a folder of images (`train/<class>/…`, or one folder of classes), a CSV
+        manifest, a directory prepared by TFDS, `hf:owner/name` or `hf:/path`, or a
+        TFDS name such as 'cifar10', 'name/config:1.0.0'.
+      data_dir: where TFDS datasets are looked for and prepared; default
+        $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      manual_dir: where TFDS finds archives that users download themselves.
+      holdout: the fraction of train that becomes 'validation' where folders or
+        manifests have no splits of their own.
+
+    Raises:
+      ValueError: nothing of that name, no labels, or damaged files.
+    """
+    # Adapters build on this module, and each one imports libraries of its own.
+    if name.startswith('hf:'):
+        from vit_jax.data import hub
+
+        return hub.open_hub(name.removeprefix('hf:'))
+    path = pathlib.Path(name).expanduser()
+    if path.suffix.lower() == '.csv':
+        from vit_jax.data import folder
+
+        return folder.open_manifest(path, holdout=holdout)
+    if path.is_dir():
+        from vit_jax.data import catalogue
+
+        prepared = catalogue.find_version_dir(path)
+        if prepared is not None:
+            return catalogue.open_prepared(prepared)
+        from vit_jax.data import folder
+
+        return folder.open_folder(path, holdout=holdout)
+    if path.is_absolute() or name.startswith(('.', '~')) or path.exists():
+        found = 'is a file' if path.exists() else 'does not exist'
+        raise ValueError(
+            f'dataset {name!r} {found}; expected a folder of images '
+            '(train/<class>/<file>), a .csv manifest, a directory prepared by TFDS, '
+            'hf:owner/name or a TFDS name'
+        )
+    from vit_jax.data import catalogue
+
+    return catalogue.open_named(
+        name, data_dir=data_dir, manual_dir=manual_dir, holdout=holdout
+    )
+
+
+def require(module: str, *, purpose: str, install: str) -> None:
+    """Raises a ValueError that says what to install where a module is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(
+            f'{purpose} needs the module {module!r}: pip install {install}'
+        )
