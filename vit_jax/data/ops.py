@@ -1,0 +1,341 @@
+"""Pixels: from a file's bytes to the array that a model sees, one step per class.
+
+Training, evaluation and prediction share `decode`, so that a file looks the same to
+all of them. Deterministic steps are called with an image, random ones with an image
+and a generator; both keep the dtype, so that the same `Resize` serves uint8 (training)
+and float32 (evaluation).
+"""
+
+import io
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import Float32, Shaped, UInt8
+from PIL import Image
+
+Generator = np.random.Generator
+
+_JPEG = b'\xff\xd8'
+_ORIENTATION = 0x0112  # the EXIF tag
+# libjpeg's warnings about bytes between segments, after which the picture is whole.
+# TensorFlow decodes such files silently. Any other warning means damaged pixels.
+_HARMLESS = re.compile('extraneous bytes before marker|JFIF revision|Adobe color')
+
+
+class UndecodableImage(ValueError):  # noqa: N818 (a noun: the image, not the act)
+    """A file that is not a whole image of a known format.
+
+    Attributes:
+      name: the file's path or the example's id.
+      reason: what is wrong with it.
+      hint: what the user can do; may be empty.
+    """
+
+    def __init__(self, name: str, reason: str, hint: str = ''):
+        # All of them are `args`, so that the error survives the pickling between
+        # processes.
+        super().__init__(name, reason, hint)
+        self.name, self.reason, self.hint = name, reason, hint
+
+    def __str__(self) -> str:
+        text = f'{self.name or "the image"} does not decode: {self.reason}'
+        return f'{text}. {self.hint}' if self.hint else text
+
+
+def decode(data: bytes, name: str = '') -> UInt8[np.ndarray, 'h w 3']:
+    """Decodes an image file to RGB.
+
+    JPEG is decoded as by `tf.io.decode_jpeg`, bit for bit; all other formats by Pillow.
+    What is not three channels of 8 bits becomes so:
+
+    * grey and 1-bit images: the value in all three channels;
+    * palettes: looked up;
+    * CMYK: converted without colour profiles;
+    * alpha: dropped, which shows the stored colours, as TensorFlow's decoders and
+      Pillow's `convert('RGB')` do;
+    * 16 bits: the upper 8;
+    * animations: the first frame;
+    * EXIF orientation: applied, so that the image stands as a viewer shows it (the
+      original repository ignored it).
+
+    Args:
+      data: the file.
+      name: what to call it in an error.
+
+    Raises:
+      UndecodableImage: unknown format, truncated or damaged file, floating-point
+        pixels.
+    """
+    if data.startswith(_JPEG):
+        return _orient(_decode_jpeg(data, name), _jpeg_orientation(data))
+    return _decode_other(data, name)
+
+
+def pixels(
+    image: bytes | Shaped[np.ndarray, '...'], name: str = ''
+) -> UInt8[np.ndarray, 'h w 3']:
+    """Returns RGB pixels of what a source calls an image.
+
+    Args:
+      image: an encoded file, or uint8 pixels (h w), (h w 1) or (h w 3).
+      name: what to call it in an error.
+
+    Raises:
+      UndecodableImage: a file that does not decode.
+      ValueError: an array of another dtype or shape.
+    """
+    if isinstance(image, bytes):
+        return decode(image, name)
+    if image.dtype == np.uint8 and image.ndim == 2:
+        image = image[:, :, None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(
+            f'{name or "an image"}: found an array {image.dtype}{list(image.shape)}, '
+            'expected an encoded file or uint8 pixels (h w), (h w 1) or (h w 3)'
+        )
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+
+
+def _decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
+    # The fast integer DCT with smooth chroma upsampling is TensorFlow's default.
+    try:
+        return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True)
+    except ValueError as error:
+        if not _HARMLESS.search(str(error)):
+            raise UndecodableImage(name, str(error)) from None
+    try:
+        return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, strict=False)
+    except ValueError:  # it does not forgive warnings in the header
+        return _decode_other(data, name)
+
+
+def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
+    if not data:
+        raise UndecodableImage(name, 'the file is empty')
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            if image.mode == 'I' or image.mode.startswith('I;16'):
+                array = _upper_byte(np.asarray(image), name)
+            elif image.mode == 'F':
+                raise UndecodableImage(
+                    name, 'floating-point pixels have no defined range'
+                )
+            else:
+                array = np.asarray(image.convert('RGB'))
+    except UndecodableImage:
+        raise
+    except Image.UnidentifiedImageError:
+        reason = f'no known image format begins with {data[:12]!r}'
+        raise UndecodableImage(name, reason) from None
+    except Exception as error:  # what Pillow raises on damaged files is not bounded
+        reason = f'{type(error).__name__}: {error}'
+        raise UndecodableImage(name, reason) from error
+    return _orient(array, orientation)
+
+
+def _upper_byte(
+    grey: Shaped[np.ndarray, 'h w'], name: str
+) -> UInt8[np.ndarray, 'h w 3']:
+    if grey.size and not 0 <= grey.min() <= grey.max() < 1 << 16:
+        raise UndecodableImage(name, 'more than 16 bits per pixel')
+    return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """Returns the EXIF orientation 1 … 8, by the few bytes before the pixels."""
+    at = 2
+    # Segments: 0xff, marker, length (which counts itself), payload.
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == 0xDA:  # start of scan
+            break
+        length = int.from_bytes(data[at + 2 : at + 4], 'big')
+        if marker == 0xE1 and data[at + 4 : at + 10] == b'Exif\0\0':
+            return _exif_orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    return 1
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Returns the orientation in EXIF data, which is a small TIFF file."""
+    order = {b'II': '<', b'MM': '>'}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + 'I', tiff, 4)
+        (count,) = struct.unpack_from(order + 'H', tiff, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + 'HH', tiff, entry)
+            if tag == _ORIENTATION and kind == 3:  # SHORT
+                return struct.unpack_from(order + 'H', tiff, entry + 8)[0]
+    except struct.error:  # damaged EXIF data do not make an image unusable
+        pass
+    return 1
+
+
+def _orient(
+    image: UInt8[np.ndarray, 'h w 3'], orientation: int
+) -> UInt8[np.ndarray, '... 3']:
+    """Turns stored pixels as an EXIF orientation says (2 … 8; else unchanged)."""
+    if orientation not in range(2, 9):
+        return image
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random part of the image (Szegedy et al. 2015, section 6).
+
+    The distribution is that of `tf.image.sample_distorted_bounding_box`: the aspect
+    ratio is uniform, then the height is uniform among those that keep the area. After
+    100 draws that do not fit, the whole image.
+
+    Attributes:
+      min_area: smallest part of the area, in (0, 1].
+      aspect: smallest and largest width / height.
+    """
+
+    min_area: float = 0.05
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self):
+        if not 0 < self.min_area <= 1:
+            raise ValueError(
+                f'found min_area={self.min_area}, expected a part of the area: '
+                'above 0, at most 1'
+            )
+
+    def __call__(
+        self, image: Shaped[np.ndarray, 'h w c'], rng: Generator
+    ) -> Shaped[np.ndarray, 'new_h new_w c']:
+        """Returns the part as a view."""
+        top, left, height, width = self.box(*image.shape[:2], rng)
+        return image[top : top + height, left : left + width]
+
+    def box(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
+        """Returns (top, left, height, width) of a part of a height × width image."""
+        area = height * width
+        narrowest, widest = self.aspect
+        for _ in range(100):
+            aspect = narrowest + (widest - narrowest) * rng.random()
+            tallest = round(math.sqrt(area / aspect))
+            tallest = min(tallest, height, int((width + 0.5) / aspect))
+            shortest = min(tallest, round(math.sqrt(self.min_area * area / aspect)))
+            h = shortest + int(rng.random() * (tallest - shortest + 1))
+            w = round(h * aspect)
+            if 0 < w <= width and h > 0 and h * w >= self.min_area * area:
+                top = int(rng.random() * (height - h + 1))
+                left = int(rng.random() * (width - w + 1))
+                return top, left, h, w
+        return 0, 0, height, width
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Left becomes right with probability ½."""
+
+    def __call__(
+        self, image: Shaped[np.ndarray, 'h w 3'], rng: Generator
+    ) -> Shaped[np.ndarray, 'h w 3']:
+        """Returns the image or its mirror image."""
+        return cv2.flip(image, 1) if rng.random() < 0.5 else image
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Bilinear, half-pixel centres, no antialiasing: `tf.image.resize`'s default.
+
+    Aspect ratio is not kept. On float32, OpenCV agrees with TensorFlow to rounding.
+
+    Attributes:
+      size: (height, width) in pixels.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(
+        self, image: Shaped[np.ndarray, 'h w 3']
+    ) -> Shaped[np.ndarray, 'new_h new_w 3']:
+        """Returns the image at `size`."""
+        height, width = self.size
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class ResizeShorter:
+    """Resizes so that the shorter side has `size` pixels; keeps the aspect ratio."""
+
+    size: int
+
+    def __call__(
+        self, image: Shaped[np.ndarray, 'h w 3']
+    ) -> Shaped[np.ndarray, 'new_h new_w 3']:
+        """Returns the resized image; the longer side is rounded."""
+        height, width = image.shape[:2]
+        shorter = min(height, width)
+        return Resize(
+            (round(height * self.size / shorter), round(width * self.size / shorter))
+        )(image)
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The middle of an image.
+
+    An image that is smaller than the crop on a side is first enlarged until it covers
+    the crop; its aspect ratio is kept.
+
+    Attributes:
+      size: (height, width) in pixels.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(
+        self, image: Shaped[np.ndarray, 'h w 3']
+    ) -> Shaped[np.ndarray, 'new_h new_w 3']:
+        """Returns a view of the image, or of the enlarged one."""
+        height, width = self.size
+        h, w = image.shape[:2]
+        scale = max(height / h, width / w)
+        if scale > 1:
+            h, w = max(height, round(h * scale)), max(width, round(w * scale))
+            image = Resize((h, w))(image)
+        top, left = (h - height) // 2, (w - width) // 2
+        return image[top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """Pixels 0 … 255 to what the model was trained on: (x - mean) / std.
+
+    Attributes:
+      mean, std: one number, or one per channel.
+    """
+
+    mean: float | Sequence[float] = 127.5
+    std: float | Sequence[float] = 127.5
+
+    def __call__(
+        self, image: Shaped[np.ndarray, '... 3']
+    ) -> Float32[np.ndarray, '... 3']:
+        """Returns a new float32 array."""
+        out = np.subtract(image, np.float32(self.mean), dtype=np.float32)
+        return np.divide(out, np.float32(self.std), out=out)
