@@ -1,0 +1,45 @@
+"""Vision Transformers in JAX/Flax: load published weights, fine-tune, use.
+
+    model, params, card = vit_jax.load('runs/flowers')      # a run, or a checkpoint
+    model = vit_jax.get_model('ViT-B_16', num_classes=10)   # without parameters
+
+The map of the package, in the order in which data flows:
+
+    configs      what to run: one file, one recipe (configs/ in the repository)
+    main         the command: python -m vit_jax.main --config=… --workdir=…
+    config       the default configuration, every key explained
+    models       the networks, and the table of those that were published
+    data         images and labels: sources, image operations, batches
+    checkpoint   weights in and out: published files, adaptation, a run's state
+    sharding     devices, and which array lives where
+    optim        learning rate schedules, optimizers, accumulation
+    train        one step, and a whole run
+    evaluate     every example exactly once
+"""
+
+import importlib
+import importlib.metadata
+from typing import Any
+
+# Name -> where it is. Imported when asked for, so that `import vit_jax` is fast and
+# `vit_jax.models` needs nothing that only training needs.
+_LAZY = {
+    'get_model': ('vit_jax.models', 'get_model'),
+    'load': ('vit_jax.checkpoint', 'load_model'),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        module, attribute = _LAZY[name]
+        return getattr(importlib.import_module(module), attribute)
+    if name == '__version__':
+        try:
+            return importlib.metadata.version('vit_jax')
+        except importlib.metadata.PackageNotFoundError:
+            return '0+not.installed'
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY, '__version__'])

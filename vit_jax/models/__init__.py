@@ -1,0 +1,31 @@
+"""The networks, by class and by published name."""
+
+from vit_jax.models.grid import num_prefix_tokens, patch_grid
+from vit_jax.models.stacking import stack, unstack
+from vit_jax.models.vit import VisionTransformer
+from vit_jax.models.zoo import (
+    AUGREG_CONFIGS,
+    AUGREG_NAMES,
+    MODEL_CONFIGS,
+    SHORT_NAMES,
+    from_config,
+    get_config,
+    get_model,
+    list_models,
+)
+
+__all__ = [
+    'AUGREG_CONFIGS',
+    'AUGREG_NAMES',
+    'MODEL_CONFIGS',
+    'SHORT_NAMES',
+    'VisionTransformer',
+    'from_config',
+    'get_config',
+    'get_model',
+    'list_models',
+    'num_prefix_tokens',
+    'patch_grid',
+    'stack',
+    'unstack',
+]

@@ -1,0 +1,274 @@
+"""Vision Transformers, plain and hybrid.
+
+Dosovitskiy et al. 2020, An Image is Worth 16x16 Words (the models); Steiner et al.
+2021, How to train your ViT? (sizes Ti and S, more hybrids).
+
+An image is cut into patches, each patch is embedded as a token, a class token may be
+put before them, position embeddings are added, transformer blocks follow, and a linear
+head looks at the class token or at the mean of all tokens.
+
+Features come out by name, for instance for visualisation:
+
+    logits, state = model.apply(variables, images, mutable=['intermediates'])
+    state['intermediates'] = {
+        'Transformer': {
+            'embedded': (b n d),        # tokens as the first block sees them
+            'encoderblock_0': {
+                'MultiHeadDotProductAttention_0': {'attention_weights': (b k n n)},
+                'tokens': (b n d)},     # after the block
+            …
+            'encoded': (b n d)},        # after the last LayerNorm
+        'pre_logits': {'features': (b d)}}   # what the head sees
+
+where each leaf is a tuple of one array, as `sow` makes it. With `scan_layers` the
+blocks are stacked, and `models.unstack` separates them.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from vit_jax.models import fields
+from vit_jax.models.grid import num_prefix_tokens, patch_grid
+from vit_jax.models.layers import (
+    INTERMEDIATES,
+    AddPositionEmbs,
+    MlpBlock,
+    MultiHeadDotProductAttention,
+    PreLogits,
+    layer_norm,
+)
+from vit_jax.models.resnet import ResNetRoot
+
+CLASSIFIERS = ('token', 'gap', 'unpooled', 'token_unpooled')
+HEAD_INITS = {
+    'zeros': nn.initializers.zeros,
+    'lecun_normal': nn.initializers.lecun_normal(),
+}
+# What the backward pass finds stored; the rest it computes again.
+REMAT_POLICIES = {
+    'none': jax.checkpoint_policies.everything_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,  # the input of every block
+    # The results of multiplications by parameters, not the attention's.
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class EncoderBlock(nn.Module):
+    """A pre-LayerNorm transformer block."""
+
+    num_heads: int
+    mlp_dim: int
+    dropout_rate: float
+    attention_dropout_rate: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
+        """Returns x + MSA(LN(x)), and to that its MLP(LN(·)) added (eq. 2 and 3)."""
+        attention = MultiHeadDotProductAttention(
+            self.num_heads,
+            self.attention_dropout_rate,
+            self.dtype,
+            name='MultiHeadDotProductAttention_0',
+        )
+        mlp = MlpBlock(self.mlp_dim, self.dropout_rate, self.dtype, name='MlpBlock_0')
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+
+        x = x + dropout(attention(layer_norm(self.dtype, 'LayerNorm_0')(x), train))
+        x = x + mlp(layer_norm(self.dtype, 'LayerNorm_1')(x), train)
+        self.sow(INTERMEDIATES, 'tokens', x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Position embedding, blocks and the last LayerNorm."""
+
+    num_layers: int
+    num_heads: int
+    mlp_dim: int
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    dtype: jnp.dtype = jnp.dtype('float32')
+    remat: str = 'none'
+    scan_layers: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
+        """Returns the encoded tokens."""
+        x = AddPositionEmbs(self.dtype, name='posembed_input')(x)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        self.sow(INTERMEDIATES, 'embedded', x)
+
+        if self.scan_layers:
+            scan = nn.scan(
+                lambda block, x: (block(x, train), None),
+                length=self.num_layers,
+                variable_axes={'params': 0, INTERMEDIATES: 0},
+                split_rngs={'params': True, 'dropout': True},
+            )
+            x, _ = scan(self._block('encoderblock'), x)
+        else:
+            for i in range(self.num_layers):
+                x = self._block(f'encoderblock_{i}')(x, train)
+
+        x = layer_norm(self.dtype, 'encoder_norm')(x)
+        self.sow(INTERMEDIATES, 'encoded', x)
+        return x
+
+    def _block(self, name: str) -> nn.Module:
+        block = EncoderBlock
+        if self.remat != 'none':
+            block = nn.remat(
+                block,
+                policy=REMAT_POLICIES[self.remat],
+                static_argnums=(2,),  # train, where 0 is the module
+                prevent_cse=not self.scan_layers,  # a loop prevents it already
+            )
+        return block(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            dtype=self.dtype,
+            name=name,
+        )
+
+
+class VisionTransformer(nn.Module):
+    """The model; `models.get_model` makes it by a published name.
+
+    Mappings may be dicts or ConfigDicts. All values are checked when the model is made,
+    and a wrong one is a ValueError.
+
+    Attributes:
+        num_classes: width of the head; 0 or None for no head: the result is pre-logits.
+        patches: {'size': (height, width)}, in pixels, or in positions of the root.
+        transformer: num_layers, num_heads, mlp_dim, dropout_rate (0.1),
+            attention_dropout_rate (0.1).
+        hidden_size: width d of the tokens.
+        resnet: {'num_layers': units of each stage, 'width_factor': …} for hybrids.
+        representation_size: width of a tanh layer before the head, or None.
+        classifier: what the head sees: 'token' (the class token), 'gap' (the mean of
+            the patches' tokens), 'unpooled' (all of these tokens) or 'token_unpooled'
+            (all, the class token first).
+        head_bias_init: initial value of the head's bias.
+        model_name: for messages only.
+        head_init: of the head's kernel, 'zeros' or 'lecun_normal'.
+        dtype: of the computation, 'float32', 'bfloat16' or 'float16'; see layers.py.
+        remat: what the backward pass computes again instead of storing it: 'none',
+            'full' (everything inside a block) or 'dots' (all but matrix products).
+        scan_layers: whether one compiled block runs in a loop over stacked parameters
+            (`models.stack`). Compiles faster, runs slower.
+    """
+
+    num_classes: int | None
+    patches: Any
+    transformer: Any
+    hidden_size: int
+    resnet: Any = None
+    representation_size: int | None = None
+    classifier: str = 'token'
+    head_bias_init: float = 0.0
+    model_name: str | None = None
+    head_init: str = 'zeros'
+    dtype: Any = 'float32'
+    remat: str = 'none'
+    scan_layers: bool = False
+
+    def __post_init__(self):
+        # Frozen, so that a model can be hashed and is not changed through a config.
+        self.patches = fields.frozen('patches', self.patches, ['size'])
+        self.transformer = fields.frozen(
+            'transformer',
+            self.transformer,
+            required=['num_layers', 'num_heads', 'mlp_dim'],
+            optional=['dropout_rate', 'attention_dropout_rate'],
+        )
+        if self.resnet is not None:
+            self.resnet = fields.frozen(
+                'resnet', self.resnet, ['num_layers'], optional=['width_factor']
+            )
+        self.dtype = fields.compute_dtype(self.dtype)
+        fields.check_patch_size(self.patches.size)
+        fields.check_heads(self.hidden_size, self.transformer.num_heads)
+        fields.check_one_of('classifier', self.classifier, CLASSIFIERS)
+        fields.check_one_of('head_init', self.head_init, HEAD_INITS)
+        fields.check_one_of('remat', self.remat, REMAT_POLICIES)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, images: Shaped[Array | np.ndarray, 'b h w c'], train: bool = False
+    ) -> Float[Array, 'b *n y']:
+        """Returns float32 logits, or pre-logits if there is no head.
+
+        Args:
+            images: floats, from -1 (black) to 1 in the published models. `patch_grid`
+                says which sizes the model takes.
+            train: whether dropout is on; then `rngs={'dropout': key}` is needed.
+
+        Returns:
+            (b, y); for unpooled classifiers (b, n, y).
+
+        Raises:
+            ValueError: if the images are not floats, or patches do not cover them.
+        """
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f'Expected images as floats, found {images.dtype}. Published models '
+                'take pixels from 0 to 255 as (x - 127.5) / 127.5.'
+            )
+        rows, columns = patch_grid(self, images.shape[1:3])
+        x = jnp.asarray(images, self.dtype)
+
+        if self.resnet is not None:
+            root = ResNetRoot(**self.resnet, dtype=self.dtype)
+            nn.share_scope(self, root)  # published beside the transformer
+            x = root(x)
+
+        # (b h w c) -> (b n d): a linear map of every patch.
+        size = self.patches.size
+        embedding = nn.Conv(
+            self.hidden_size,
+            kernel_size=size,
+            strides=size,
+            padding='VALID',
+            dtype=self.dtype,
+            name='embedding',
+        )
+        x = embedding(x).reshape(-1, rows * columns, self.hidden_size)
+
+        if num_prefix_tokens(self):
+            shape = (1, 1, self.hidden_size)
+            cls = self.param('cls', nn.initializers.zeros, shape).astype(self.dtype)
+            x = jnp.concatenate([jnp.tile(cls, (len(x), 1, 1)), x], axis=1)
+
+        encoder = Encoder(
+            **self.transformer,
+            dtype=self.dtype,
+            remat=self.remat,
+            scan_layers=self.scan_layers,
+            name='Transformer',
+        )
+        x = encoder(x, train)
+
+        if self.classifier == 'token':
+            x = x[:, 0]
+        elif self.classifier == 'gap':
+            x = x.mean(axis=1)
+
+        x = PreLogits(self.representation_size, self.dtype, name='pre_logits')(x)
+        if not self.num_classes:
+            return x
+        head = nn.Dense(
+            self.num_classes,
+            kernel_init=HEAD_INITS[self.head_init],
+            bias_init=nn.initializers.constant(self.head_bias_init),
+            name='head',
+        )
+        return head(x)

@@ -1,0 +1,213 @@
+"""The models that have been published: one table, and views of it.
+
+Sizes: Dosovitskiy et al. 2020, table 1 (B, L, H), Steiner et al. 2021, table 2 (Ti, S);
+dropout rates as in the original repository's fine-tuning configurations.
+"""
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+from ml_collections import ConfigDict, config_dict
+
+from vit_jax.models import fields
+from vit_jax.models.vit import VisionTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width d, MLP width m, heads k and layers l of a transformer."""
+
+    hidden_size: int
+    mlp_dim: int
+    num_heads: int
+    num_layers: int
+
+
+SIZES = {
+    'Ti': Size(192, 768, 3, 12),
+    'S': Size(384, 1536, 6, 12),
+    'B': Size(768, 3072, 12, 12),
+    'L': Size(1024, 4096, 16, 24),
+    'H': Size(1280, 5120, 16, 32),
+    'testing': Size(10, 10, 2, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViT:
+    """A row of the table: what makes a published Vision Transformer."""
+
+    size: str
+    patch: int  # side, in pixels; in positions of the ResNet's output for hybrids
+    dropout: float = 0.0
+    resnet: tuple[int, ...] | None = None  # units of each stage; () is the stem alone
+    classifier: str = 'token'
+
+    def config(self, name: str) -> ConfigDict:
+        """Returns the configuration under which the original knows the model."""
+        size = SIZES[self.size]
+        config = ConfigDict()
+        config.model_name = name
+        config.patches = ConfigDict({'size': (self.patch, self.patch)})
+        config.hidden_size = size.hidden_size
+        config.transformer = ConfigDict()
+        config.transformer.mlp_dim = size.mlp_dim
+        config.transformer.num_heads = size.num_heads
+        config.transformer.num_layers = size.num_layers
+        config.transformer.attention_dropout_rate = 0.0
+        config.transformer.dropout_rate = self.dropout
+        config.classifier = self.classifier
+        # A placeholder, so that the command line can set it.
+        config.representation_size = config_dict.placeholder(int)
+        if self.resnet is not None:
+            config.resnet = ConfigDict()
+            config.resnet.num_layers = self.resnet
+            config.resnet.width_factor = 1.0
+        return config
+
+
+TABLE: dict[str, ViT] = {
+    'ViT-Ti_16': ViT('Ti', 16),
+    'ViT-S_16': ViT('S', 16),
+    'ViT-S_32': ViT('S', 32),
+    'ViT-B_8': ViT('B', 8),
+    'ViT-B_16': ViT('B', 16),
+    'ViT-B_32': ViT('B', 32),
+    'ViT-L_16': ViT('L', 16, dropout=0.1),
+    'ViT-L_32': ViT('L', 32),
+    'ViT-H_14': ViT('H', 14, dropout=0.1),
+    # "norep": without pre_logits, as all here; the name is the published one.
+    'ViT-S_16-gap-norep': ViT('S', 16, classifier='gap'),
+    'ViT-S_32-gap-norep': ViT('S', 32, classifier='gap'),
+    'ViT-B_16-gap-norep': ViT('B', 16, classifier='gap'),
+    'ViT-B_32-gap-norep': ViT('B', 32, classifier='gap'),
+    # Hybrids. The number in the name is not the patch's side in pixels everywhere:
+    # R+ViT-Ti_16 has 8x8 patches of a stem that shrinks by 4, so 32 pixels.
+    'R+ViT-Ti_16': ViT('Ti', 8, resnet=()),
+    'R26+ViT-S_32': ViT('S', 1, resnet=(2, 2, 2, 2)),
+    'R26+ViT-B_32': ViT('B', 1, resnet=(2, 2, 2, 2)),
+    # Three stages of a ResNet-50, whose third also has the units of the fourth.
+    'R50+ViT-B_16': ViT('B', 1, dropout=0.1, resnet=(3, 4, 9)),
+    'R50+ViT-L_32': ViT('L', 1, dropout=0.1, resnet=(3, 4, 6, 3)),
+    # Made to be fast, never published.
+    'testing': ViT('testing', 16, dropout=0.1),
+    'testing-unpooled': ViT('testing', 16, dropout=0.1, classifier='unpooled'),
+}
+
+# Not among the checkpoints of "How to train your ViT?".
+_NOT_AUGREG = ('testing', 'ViT-L_32', 'R50+ViT-B_16', 'ViT-H_14')
+
+
+def augreg_name(name: str) -> str:
+    """Returns the name in AugReg's file names: R_Ti_16 for R+ViT-Ti_16."""
+    return name.replace('ViT-', '').replace('+', '_')
+
+
+def short_name(name: str) -> str:
+    """Returns what stands in `configs/vit.py:b16`: r50_b16 for R50+ViT-B_16."""
+    short = augreg_name(name).replace('-', '_').lower()
+    return re.sub(r'(ti|s|b|l|h)_(\d+)', r'\1\2', short)
+
+
+AUGREG_NAMES = {augreg_name(name): name for name in TABLE if name not in _NOT_AUGREG}
+SHORT_NAMES = {short_name(name): name for name in TABLE}
+
+
+class _Configs(Mapping):
+    """Name -> configuration, made new and locked every time it is asked for.
+
+    So nobody can change a model for everybody else.
+    """
+
+    def __init__(self, names: Mapping[str, str]):
+        self._names = names  # key -> name in the table
+
+    def __getitem__(self, key: str) -> ConfigDict:
+        name = self._names[key]
+        return TABLE[name].config(name).lock()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({", ".join(self)})'
+
+
+MODEL_CONFIGS = _Configs({name: name for name in TABLE})
+AUGREG_CONFIGS = _Configs(AUGREG_NAMES)
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """Returns the names that match a pattern with wildcards, for instance '*-B_*'."""
+    return fnmatch.filter(TABLE, pattern)
+
+
+def get_config(name: str) -> ConfigDict:
+    """Returns the model's configuration, yours to change.
+
+    Args:
+        name: published ('ViT-B_16') or short ('b16').
+
+    Raises:
+        ValueError: if there is no such model; it suggests the nearest names.
+    """
+    name = SHORT_NAMES.get(name, name)
+    if name not in TABLE:
+        raise fields.unknown('model', name, TABLE)
+    return TABLE[name].config(name)
+
+
+def get_model(name: str, num_classes: int | None = 1000, **overrides: Any) -> nn.Module:
+    """Returns a published model.
+
+    Args:
+        name: published ('ViT-B_16') or short ('b16').
+        num_classes: width of the head; 0 or None for no head.
+        **overrides: fields of the module; a mapping changes the keys that it has:
+            get_model('ViT-B_16', patches={'size': (8, 8)}, dtype='bfloat16').
+
+    Raises:
+        ValueError: if there is no such model or field; it suggests the nearest names.
+    """
+    config = get_config(name)
+    for key, value in overrides.items():
+        if isinstance(value, Mapping | ConfigDict) and config.get(key) is not None:
+            overrides[key] = {**config[key], **value}
+    return from_config(config, num_classes=num_classes, **overrides)
+
+
+def from_config(
+    model_config: ConfigDict | Mapping, *, num_classes: int | None, **overrides: Any
+) -> nn.Module:
+    """Returns the model of a configuration as in MODEL_CONFIGS, or of a model card.
+
+    Args:
+        model_config: the module's fields.
+        num_classes: width of the head; 0 or None for no head.
+        **overrides: more fields, such as dtype; they win over the configuration's.
+
+    Raises:
+        ValueError: if fields are unknown or missing, or a value is not valid.
+    """
+    values = {**model_config, **overrides}
+    known = {
+        field.name: field
+        for field in dataclasses.fields(VisionTransformer)
+        if field.name not in ('parent', 'name', 'num_classes')
+    }
+    for key in values:
+        fields.check_one_of('model field', key, known)
+    required = [k for k, field in known.items() if field.default is dataclasses.MISSING]
+    if missing := [key for key in required if key not in values]:
+        raise ValueError(
+            f'The model configuration lacks {", ".join(missing)}: it has '
+            f'{", ".join(values) or "nothing"}.'
+        )
+    return VisionTransformer(num_classes=num_classes, **values)
