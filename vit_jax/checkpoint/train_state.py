@@ -1,0 +1,145 @@
+"""A training run's state on disk: what resuming needs, kept by Orbax.
+
+The one file that knows Orbax. A checkpoint holds what `TrainState.to_saved()` returns,
+in the published layout (one subtree per encoder block) whether or not the run stacks
+its blocks, and nothing about the data: the position in the data is the step.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from vit_jax import models
+
+PyTree = Any
+_ITEM = 'state'
+
+
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float, float]:
+    """Orders checkpoints by what val said: accuracy, then loss, then the earlier."""
+    return (metrics['accuracy'], -metrics['loss'], -metrics['step'])
+
+
+class _Always(checkpoint_managers.SaveDecisionPolicy):
+    """Saves whenever asked: the training loop decides when."""
+
+    def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
+        return True
+
+
+class TrainCheckpoints:
+    """The checkpoints of one run: saved in the background, newest few and the best.
+
+    Args:
+        directory: where they are; made absolute, created when missing.
+        keep: how many of the newest stay. The best one on val stays as well.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+        # Orbax tells its progress at INFO, several lines a checkpoint.
+        logging.getLogger('absl').setLevel(logging.WARNING)
+        policies = [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        self._manager = ocp.CheckpointManager(
+            os.path.abspath(directory),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                # What a killed run had begun to write is removed.
+                cleanup_tmp_directories=True,
+                save_decision_policy=_Always(),
+            ),
+            item_names=(_ITEM,),
+        )
+        # The best one is always kept, so that what was the best is known from here.
+        known = [self._manager.metrics(step) for step in self._manager.all_steps()]
+        self._best = max((found for found in known if found), key=_rank, default=None)
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> dict[str, float] | None:
+        """Returns what val said of the best checkpoint, with its 'step', or None."""
+        return self._best
+
+    def is_better(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Returns whether these val metrics beat those of all checkpoints."""
+        return self._best is None or _rank({**metrics, 'step': step}) > _rank(
+            self._best
+        )
+
+    def save(
+        self, step: int, saved: PyTree, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts to write a checkpoint; the arrays may be donated afterwards.
+
+        Args:
+            step: number of optimizer steps applied.
+            saved: `TrainState.to_saved()`.
+            metrics: what val said of this state, where it is known.
+
+        Raises:
+            OSError: an earlier save has failed; the checkpoints before it are whole.
+        """
+        if metrics is not None:
+            metrics = {**metrics, 'step': step}
+            if self.is_better(step, metrics):
+                self._best = metrics
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{_ITEM: ocp.args.StandardSave(models.unstack(saved))}
+            ),
+            metrics=metrics,
+        )
+
+    def restore(self, step: int, like: PyTree) -> PyTree:
+        """Returns the saved state, placed as `like` says.
+
+        Args:
+            step: one of the checkpoints.
+            like: tree of arrays or `jax.ShapeDtypeStruct` with shardings, blocks
+                stacked or not.
+
+        Returns:
+            The same tree of arrays.
+        """
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding
+            ),
+            like,
+        )
+        saved = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{_ITEM: ocp.args.StandardRestore(models.unstack(abstract))}
+            ),
+        )[_ITEM]
+        if jax.tree.structure(saved) == jax.tree.structure(like):
+            return saved
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return jax.jit(models.stack, out_shardings=shardings)(saved)
+
+    def raise_errors(self) -> None:
+        """Raises what made a save in the background fail, if one did."""
+        self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns when everything started is on disk; raises what made it fail."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()

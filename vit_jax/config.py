@@ -1,0 +1,394 @@
+"""The configuration of a run: every key with its meaning, and what makes it valid.
+
+`default()` is the one list of keys. A recipe in configs/ starts from it and sets
+what differs; the command line sets the rest (`--config.batch=64`); `resolve` fills
+in what depends on the dataset; `check` refuses, before any work starts, what could
+only fail later.
+
+Each key is either *what* (it decides the numbers) or *how* (it does not: devices,
+workers, paths, logging). Resuming a run compares the *what* keys alone.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from vit_jax import models
+
+# The keys that do not decide the numbers; a name stands for all keys below it.
+HOW = frozenset(
+    {
+        'batch_eval',
+        'checkpoint_every',
+        'keep_checkpoints',
+        'num_threads',
+        'num_workers',
+        'prefetch',
+        'pretrained',  # its content is compared by fingerprint instead
+        'pretrained_dir',
+        'progress_every',
+        'remat',
+        'scan_layers',
+        'sharding',
+        'tfds_data_dir',
+        'tfds_manual_dir',
+    }
+)
+
+# Keys of the original that have no meaning here, and what replaces them.
+GONE = {
+    'shuffle_buffer': 'not needed: every epoch is shuffled over all examples',
+    'model_type': 'not needed: config.model says which network it is',
+    'model_or_filename': 'use --config=augreg.py:NAME, or --config.pretrained=FILE',
+}
+
+# The keys that may be None.
+OPTIONAL = frozenset(
+    {
+        'accum_steps',
+        'batch',
+        'num_threads',
+        'pp.crop',
+        'pp.resize',
+        'pp.size',
+        'pp.test',
+        'pp.val',
+        'pretrained',
+        'tfds_data_dir',
+        'tfds_manual_dir',
+        'total_steps',
+        'warmup_steps',
+        'model.representation_size',
+        'model.resnet',
+    }
+)
+
+OPTIMIZERS = ('sgd', 'adamw')
+DECAY_TYPES = ('cosine', 'linear')
+TRAINERS = ('train',)
+COMPUTE_DTYPES = ('float32', 'bfloat16')
+OPTIM_DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'dots', 'full')
+HEAD_INITS = ('zeros', 'lecun_normal')
+
+
+def default() -> ConfigDict:
+    """Returns the configuration that every recipe starts from.
+
+    `placeholder(type)` is a key that may be None, and what None means stands in its
+    comment. The values are those of the original repository unless said otherwise.
+    """
+    config = ConfigDict()
+
+    # Which program runs.
+    config.trainer = 'train'
+    # The one seed: parameters, dropout, shuffling and augmentation follow from it.
+    config.seed = 0
+
+    # The network, as in models.MODEL_CONFIGS; a recipe sets it.
+    config.model = ConfigDict()
+    # float32 or bfloat16: what the network computes in. Parameters are float32.
+    config.dtype = 'float32'
+
+    # Where the parameters start: a file. None: from scratch. Recipes set it to
+    # <pretrained_dir>/<model_name>.npz.
+    config.pretrained = placeholder(str)
+    config.pretrained_dir = '.'
+    # Keep the head of the pretrained file, where its classes agree with the dataset's.
+    config.keep_head = False
+
+    # The data: a TFDS name, a folder, a CSV manifest or hf:owner/name.
+    config.dataset = placeholder(str)
+    config.tfds_data_dir = placeholder(str)
+    config.tfds_manual_dir = placeholder(str)
+
+    config.pp = ConfigDict()
+    # Split strings as in TFDS. 'auto': see choose_splits. None (val, test): without.
+    config.pp.train = 'auto'
+    config.pp.val = 'auto'
+    config.pp.test = 'auto'
+    # The fraction that 'auto' and folders without splits hold out for val and test.
+    config.pp.holdout = 0.1
+    # Side of the square images that the network sees. None: see resolve.
+    config.pp.crop = placeholder(int)
+    # (height, width) instead of a square; it overrides crop.
+    config.pp.size = placeholder(tuple)
+    # Resize the shorter side to this first, then crop (at random for training, the
+    # centre for evaluation). None: the original's random crops and plain resize.
+    config.pp.resize = placeholder(int)
+    # Random crops cover at least this fraction of the image.
+    config.pp.min_area = 0.05
+    # Mirror training images left-right with probability ½.
+    config.pp.flip = True
+
+    # Global batch sizes, and in how many parts a training batch is computed.
+    # None: see resolve.
+    config.batch = placeholder(int)
+    config.batch_eval = 512
+    config.accum_steps = placeholder(int)
+
+    # Steps of the optimizer, and its learning rate. None: see resolve.
+    config.total_steps = placeholder(int)
+    config.warmup_steps = placeholder(int)
+    config.base_lr = 0.03
+    config.decay_type = 'cosine'
+    config.grad_norm_clip = 1.0
+    # 'sgd' (momentum 0.9, kept in optim_dtype) or 'adamw'.
+    config.optimizer = 'sgd'
+    config.optim_dtype = 'bfloat16'
+    # Decay of the kernels (not of biases, scales, tokens and position embeddings).
+    config.weight_decay = 0.0
+
+    # In steps; 0 switches it off.
+    config.eval_every = 100
+    config.progress_every = 10
+    config.checkpoint_every = 1000
+    # The newest so many checkpoints are kept, and the best on val.
+    config.keep_checkpoints = 3
+    # Stop after so many evaluations without a better value on val; 0: never.
+    config.early_stop = 0
+
+    # Images that do not decode: stop (False), or count and take the next good one.
+    config.skip_corrupt = False
+    # Worker processes for the data; 0: threads of this process.
+    config.num_workers = 0
+    # Threads for the data in each process. None: the cores, shared by the processes.
+    config.num_threads = placeholder(int)
+    # Batches kept ahead on the device.
+    config.prefetch = 2
+
+    # Over how many devices each parameter is split; 1: every device holds all.
+    config.sharding = ConfigDict({'fsdp': 1})
+    # What the backward pass computes again to save memory: 'none', 'dots' or 'full'.
+    config.remat = 'none'
+    # Compile one encoder block and loop over it.
+    config.scan_layers = False
+    return config
+
+
+def is_what(key: str) -> bool:
+    """Returns whether a dotted key decides the numbers of a run."""
+    return not any(key == how or key.startswith(f'{how}.') for how in HOW)
+
+
+def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration as plain values by dotted key.
+
+    Tuples become lists, so that the result survives JSON unchanged.
+    """
+
+    def walk(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
+        if isinstance(value, Mapping | ConfigDict):
+            for key in sorted(value.keys()):
+                yield from walk(f'{prefix}.{key}' if prefix else key, value[key])
+        else:
+            yield prefix, list(value) if isinstance(value, tuple) else value
+
+    return dict(walk('', config))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ' Did you mean …?' for the known names nearest to a name, or ''."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f' Did you mean {", ".join(matches)}?' if matches else ''
+
+
+def image_size(config: ConfigDict) -> tuple[int, int]:
+    """Returns (height, width) of the images that the network sees."""
+    return tuple(config.pp.size or (config.pp.crop, config.pp.crop))
+
+
+def choose_splits(
+    pp: ConfigDict,
+    sizes: Mapping[str, int],
+    complement: Callable[[str], str | None],
+) -> dict[str, str | None]:
+    """Decides which examples train, which select, and which only judge.
+
+    What is not 'auto' stays as it is. Otherwise test is the dataset's test split,
+    or its validation split where there is no other, or the last `pp.holdout` of
+    train; val is the validation split where test has not taken it, or what
+    `pp.train` leaves out of train; train is what is left.
+
+    Args:
+        pp: `config.pp`.
+        sizes: number of examples by split.
+        complement: from a split string to what it leaves out of its split, or None.
+
+    Returns:
+        Split strings by 'train', 'val' and 'test'.
+
+    Raises:
+        ValueError: there is no split to train on.
+    """
+    if pp.train == 'auto' and 'train' not in sizes:
+        raise ValueError(
+            f'This dataset has no split named train, but {", ".join(sizes)}. Name '
+            'the splits: --config.pp.train=…, --config.pp.val=…, --config.pp.test=…'
+        )
+    held_out = round(100 * pp.holdout)
+    train, val, test = pp.train, pp.val, pp.test
+    end = 100
+    if test == 'auto':
+        test = next((name for name in ('test', 'validation') if name in sizes), None)
+        if test is None and train == 'auto':
+            test, end = f'train[{100 - held_out}%:]', 100 - held_out
+    if val == 'auto':
+        if 'validation' in sizes and test != 'validation':
+            val = 'validation'
+        elif train == 'auto':
+            val, end = f'train[{end - held_out}%:{end}%]', end - held_out
+            val = val.replace(':100%', ':')
+        else:
+            val = complement(train)
+    if train == 'auto':
+        train = 'train' if end == 100 else f'train[:{end}%]'
+    return {'train': train, 'val': val, 'test': test}
+
+
+def resolve(
+    config: ConfigDict, *, num_examples: int, num_devices: int = 1
+) -> dict[str, Any]:
+    """Returns values for the keys that are None and depend on the data.
+
+    The number of steps follows the BiT hyper-rule (Kolesnikov et al., 2020, section
+    3.3): 500 for fewer than 20,000 examples, 10,000 below 500,000, else 20,000. A
+    tenth of them warm up, at most 500, as in all published runs. The batch is 512,
+    or for small datasets the power of two nearest below a quarter of the examples;
+    parts of it hold at most 64 images, which is what the original's 8 parts of 512
+    come to. Images are 384 pixels wide from 10,000 examples on, otherwise 224.
+
+    Args:
+        config: a configuration with `None` where a value shall be found.
+        num_examples: how many examples train.
+        num_devices: how many devices share a part of a batch.
+
+    Returns:
+        The values found, by key (`pp.crop` by its dotted name).
+    """
+    found: dict[str, Any] = {}
+
+    def value(key: str, compute: Any) -> Any:
+        if config[key] is None:
+            found[key] = compute()
+        return found.get(key, config[key])
+
+    def default_batch() -> int:
+        power = 2 ** int(math.log2(max(1, num_examples // 4)))
+        return -(-min(512, power) // num_devices) * num_devices
+
+    def default_parts() -> int:
+        wanted = range(max(1, batch // 64), 0, -1)
+        return next((n for n in wanted if batch % (n * num_devices) == 0), 1)
+
+    def default_steps() -> int:
+        return next(
+            steps
+            for limit, steps in ((20_000, 500), (500_000, 10_000), (math.inf, 20_000))
+            if num_examples < limit
+        )
+
+    batch = value('batch', default_batch)
+    value('accum_steps', default_parts)
+    total_steps = value('total_steps', default_steps)
+    value('warmup_steps', lambda: min(500, total_steps // 10))
+    if config.pp.size is None and config.pp.crop is None:
+        found['pp.crop'] = 384 if num_examples >= 10_000 else 224
+    return found
+
+
+def check(config: ConfigDict, *, num_devices: int = 1) -> None:
+    """Raises a ValueError for what no run could do; see `check_resolved` as well.
+
+    Keys that are still None are not judged.
+    """
+
+    def one_of(key: str, allowed: Iterable[str]) -> None:
+        if config[key] not in allowed:
+            raise ValueError(
+                f'config.{key} is {config[key]!r}; it can be one of '
+                f'{", ".join(allowed)}.{nearest(str(config[key]), allowed)}'
+            )
+
+    def at_least(minimum: float, *keys: str) -> None:
+        for key in keys:
+            value = config
+            for part in key.split('.'):
+                value = value[part]
+            if value is not None and not value >= minimum:
+                raise ValueError(
+                    f'config.{key} is {value}; it must be at least {minimum}.'
+                )
+
+    one_of('trainer', TRAINERS)
+    one_of('optimizer', OPTIMIZERS)
+    one_of('decay_type', DECAY_TYPES)
+    one_of('dtype', COMPUTE_DTYPES)
+    one_of('optim_dtype', OPTIM_DTYPES)
+    one_of('remat', REMAT)
+    at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
+    at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
+    at_least(1, 'num_threads')
+    at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
+    at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
+    if not 0 < config.pp.holdout < 0.5:
+        raise ValueError(
+            f'config.pp.holdout is {config.pp.holdout}; it is the fraction held out '
+            'for each of val and test, between 0 and 0.5.'
+        )
+    if not config.grad_norm_clip > 0:
+        raise ValueError(
+            f'config.grad_norm_clip is {config.grad_norm_clip}; it must be positive '
+            '(a very large value clips nothing).'
+        )
+    if config.pp.min_area > 1:
+        raise ValueError(
+            f'config.pp.min_area is {config.pp.min_area}; it is a fraction of the '
+            'image, at most 1.'
+        )
+    if config.dataset is None:
+        raise ValueError(
+            'config.dataset is not set. Name a dataset or a folder of photos, as in '
+            '--config=configs/vit.py:b16,cifar10 or --config.dataset=/path/to/photos.'
+        )
+    if not config.model:
+        raise ValueError('config.model is empty; a recipe takes it from MODEL_CONFIGS.')
+    size = config.pp.size
+    if size is not None and (
+        len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)
+    ):
+        raise ValueError(
+            f'config.pp.size is {size}; it must be (height, width) in pixels.'
+        )
+    if size is not None or config.pp.crop is not None:
+        models.patch_grid(config.model, image_size(config))
+    if config.pp.resize is not None and image_size(config) != (None, None):
+        longest = max(image_size(config))
+        if config.pp.resize < longest:
+            raise ValueError(
+                f'config.pp.resize is {config.pp.resize}, smaller than the crop of '
+                f'{longest} pixels that is cut from it; it must be at least that.'
+            )
+    if num_devices % config.sharding.fsdp:
+        raise ValueError(
+            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
+            f'the {num_devices} devices.'
+        )
+    if config.batch is not None:
+        parts = config.accum_steps or 1
+        if config.batch % parts:
+            raise ValueError(
+                f'config.batch is {config.batch}, which config.accum_steps = {parts} '
+                'does not divide.'
+            )
+        if config.batch // parts % num_devices:
+            raise ValueError(
+                f'config.batch is {config.batch}, in config.accum_steps = {parts} '
+                f'parts of {config.batch // parts} images, which the {num_devices} '
+                'devices cannot share equally. Take a batch that is a multiple of '
+                f'{parts * num_devices}.'
+            )

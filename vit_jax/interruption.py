@@ -1,0 +1,48 @@
+"""How a run ends early: the first signal asks, the second one insists."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """A run that saved its state and stopped on a signal; the code is 128 + signal.
+
+    Args:
+        signum: the signal.
+        step: where the run can be resumed.
+    """
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(128 + signum)
+        self.signum = signum
+        self.step = step
+
+
+class Interruption:
+    """Notes the first SIGTERM or SIGINT; a second one has its usual effect at once.
+
+    Outside the main thread, where Python cannot handle signals, it notes nothing.
+    """
+
+    def __init__(self):
+        self.signum: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        self.signum = signum
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)

@@ -1,0 +1,192 @@
+"""The command line: python -m vit_jax.main --config=RECIPE --workdir=DIR.
+
+A recipe is a file with a `get_config()`, named by its path, or by the name of one
+that is installed: `--config=vit.py:b16,cifar10` works from any folder. What stands
+after the colon is handed to `get_config`. Any key is set by `--config.key=value`,
+keys that may be None also to None.
+"""
+
+import importlib.util
+import logging
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vit_jax import config as config_lib
+
+log = logging.getLogger('vit_jax')
+
+_FLAG = re.compile(r'--?config(?:=(.*))?$', re.DOTALL)
+_KEY = re.compile(r'--?config\.([\w.]+)(?:=(.*))?$', re.DOTALL)
+
+
+def find_recipe(name: str) -> pathlib.Path:
+    """Returns the file of a recipe: a path, or the name of an installed one.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return path
+    installed = {
+        recipe.name: recipe
+        for folder in importlib.import_module('vit_jax.configs').__path__
+        for recipe in sorted(pathlib.Path(folder).glob('*.py'))
+        if recipe.stem not in ('__init__', 'models')
+    }
+    for candidate in (path.name, f'{path.name}.py'):
+        # configs/vit.py from outside the checkout means the installed one as well.
+        if candidate in installed and path.parent.name in ('', 'configs'):
+            return installed[candidate]
+    raise ValueError(
+        f'There is no recipe {name}. Give the path of a file with a get_config(), or '
+        f'one of {", ".join(installed)}.' + config_lib.nearest(path.name, installed)
+    )
+
+
+def load_recipe(reference: str) -> ConfigDict:
+    """Returns the configuration of FILE.py or FILE.py:ARGUMENT.
+
+    Raises:
+        ValueError: no such recipe, or it does not take this argument.
+    """
+    name, colon, argument = reference.partition(':')
+    path = find_recipe(name)
+    spec = importlib.util.spec_from_file_location(f'recipe_{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if colon else module.get_config()
+    return config.lock()
+
+
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Returns the configuration and the run directory of a command line.
+
+    Args:
+        argv: the program's name and its arguments.
+
+    Raises:
+        ValueError: something is missing, unknown or of the wrong type; one line.
+    """
+    reference, rest = _take_config(list(argv))
+    if reference is None and not {'--help', '--helpshort', '-h'} & set(rest):
+        raise ValueError(
+            '--config is missing. Name a recipe, as in --config=configs/quickstart.py '
+            'or --config=configs/vit.py:b16,cifar10.'
+        )
+    config = load_recipe(reference) if reference else config_lib.default().lock()
+    rest, none_keys = _take_none_and_gone(config, rest)
+
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        'workdir', None, 'The run directory; a stopped run goes on.', flag_values=values
+    )
+    flags.DEFINE_bool(
+        'help', False, 'Show this help.', short_name='h', flag_values=values
+    )
+    try:
+        config_flags.DEFINE_config_dict(
+            'config', config, flag_values=values, sys_argv=rest
+        )
+        unused = values(rest)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(_flag_error(config, rest, error)) from error
+    if values.help:
+        raise SystemExit(f'{__doc__}\n{values.main_module_help()}')
+    if unused:
+        raise ValueError(
+            f'What is {" ".join(unused)}? Every setting is one word like '
+            '--config.batch=64; quote values with spaces or brackets: '
+            "'--config.pp.size=(384, 512)'."
+        )
+    if not values.workdir:
+        raise ValueError('--workdir is missing: where the run keeps what it makes.')
+    config = values.config
+    with config.ignore_type():
+        for key in none_keys:
+            config.update_from_flattened_dict({key: None})
+    return config, values.workdir
+
+
+def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Returns the value of --config, and the other arguments."""
+    for i, argument in enumerate(argv):
+        if match := _FLAG.match(argument):
+            if match[1] is not None:
+                return match[1], argv[:i] + argv[i + 1 :]
+            if i + 1 < len(argv):
+                return argv[i + 1], argv[:i] + argv[i + 2 :]
+    return None, argv
+
+
+def _take_none_and_gone(
+    config: ConfigDict, argv: list[str]
+) -> tuple[list[str], list[str]]:
+    """Takes out settings to None, and the original's keys without meaning here.
+
+    ml_collections reads None as a string or not at all; the caller sets these keys.
+    """
+    rest, none_keys = [], []
+    for argument in argv:
+        match = _KEY.match(argument)
+        if match and match[1] in config_lib.GONE:
+            print(f'--config.{match[1]}: {config_lib.GONE[match[1]]}', file=sys.stderr)
+        elif match and match[2] in ('None', 'none'):
+            if match[1] not in config_lib.OPTIONAL:
+                raise ValueError(
+                    f'--config.{match[1]} cannot be None; only '
+                    f'{", ".join(sorted(config_lib.OPTIONAL))} can.'
+                )
+            none_keys.append(match[1])
+        else:
+            rest.append(argument)
+    return rest, none_keys
+
+
+def _flag_error(config: ConfigDict, argv: Sequence[str], error: Exception) -> str:
+    """Returns one line for what absl and ml_collections raise."""
+    known = config_lib.flatten(config)
+    for argument in argv:
+        match = _KEY.match(argument)
+        key = re.sub(r'^no(?=config)', '', match[1]) if match else None
+        if key and not any(k == key or k.startswith(f'{key}.') for k in known):
+            return f'There is no key config.{key}.{config_lib.nearest(key, known)}'
+    if isinstance(error, flags.UnrecognizedFlagError):
+        wanted = config_lib.nearest(error.flagname, ('config', 'workdir', *known))
+        return f'There is no flag --{error.flagname}.{wanted}'
+    return ' '.join(str(error).split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what the command line says; returns the exit code.
+
+    0: the run is complete. 2: what was asked for is not possible. 130, 143: stopped
+    by SIGINT or SIGTERM, saved, and ready to go on. 1: anything else.
+    """
+    logging.basicConfig(format='%(message)s', level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    try:
+        config, workdir = parse(sys.argv if argv is None else argv)
+        # Only now, so that a slip on the command line is answered at once.
+        from vit_jax import train
+
+        train.train_and_evaluate(config, workdir)
+    except ValueError as error:
+        if os.environ.get('VIT_JAX_TRACEBACK'):
+            raise
+        print(f'vit_jax: {error}', file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f'vit_jax: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

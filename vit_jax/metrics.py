@@ -1,0 +1,162 @@
+"""What a run reports: metrics.jsonl, TensorBoard events and a progress line.
+
+metrics.jsonl is the record; the event files are a view of it. When a run resumes at
+step s, the lines after s are dropped and the events written anew from what is left,
+so that both look as if the run had not been interrupted, but for their times.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Self, TypeVar
+
+import tensorboardX
+import tqdm
+
+log = logging.getLogger(__name__)
+
+T = TypeVar('T')
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and to a TensorBoard event file.
+
+    Args:
+        directory: the run directory.
+        step: lines of later steps are dropped; None keeps none.
+    """
+
+    def __init__(self, directory: pathlib.Path, step: int | None = None):
+        path = directory / 'metrics.jsonl'
+        kept = [] if step is None else [r for r in read(path) if r['step'] <= step]
+        new = path.with_suffix('.jsonl.new')
+        new.write_text(''.join(json.dumps(record) + '\n' for record in kept))
+        new.replace(path)
+        for stale in directory.glob('events.out.tfevents.*'):
+            stale.unlink()
+        self._lines = path.open('a')
+        self._events = tensorboardX.SummaryWriter(str(directory), flush_secs=10)
+        for record in kept:
+            self._add_events(record)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line; it survives the death of the process."""
+        record = {'step': step, 'time': time.time(), **values}
+        self._lines.write(json.dumps(record) + '\n')
+        self._lines.flush()
+        self._add_events(record)
+
+    def _add_events(self, record: dict[str, float]) -> None:
+        for name, value in record.items():
+            if name not in ('step', 'time'):
+                self._events.add_scalar(
+                    name, value, global_step=record['step'], walltime=record['time']
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, float]]:
+    """Returns the lines of a metrics.jsonl; a torn last line does not count."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class Throughput:
+    """Counts images per second, and the share of time spent waiting for data."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a new interval, so that evaluating and saving do not count."""
+        self._begin = time.perf_counter()
+        self._waited = 0.0
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        """Counts the images of one step."""
+        self._images += images
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yields the batches, and adds up how long they let us wait."""
+        while True:
+            begin = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - begin
+            yield batch
+
+    def rates(self) -> dict[str, float]:
+        """Returns 'images_per_second' and 'data_wait' (0…1) of the interval."""
+        seconds = time.perf_counter() - self._begin
+        return {
+            'images_per_second': self._images / seconds,
+            'data_wait': self._waited / seconds,
+        }
+
+
+class Progress:
+    """Shows where a run is: a bar on a terminal, plain lines otherwise.
+
+    Args:
+        start: the step that the run starts from.
+        total: the step at which it ends.
+    """
+
+    def __init__(self, start: int, total: int):
+        self._start, self._total = start, total
+        self._begin = time.perf_counter()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                initial=start, total=total, unit='step', dynamic_ncols=True
+            )
+
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Shows the values of a step, in the order given, and the time left."""
+        text = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+        seconds = time.perf_counter() - self._begin
+        left = seconds / (step - self._start) * (self._total - step)
+        log.info('step %d/%d: %s, %.0f s left', step, self._total, text, left)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Returns rows of equal keys as a text table with aligned columns."""
+
+    def cell(value: object) -> str:
+        return f'{value:.4f}' if isinstance(value, float) else str(value)
+
+    lines = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return '\n'.join(
+        '  '.join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in lines
+    )

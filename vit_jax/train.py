@@ -1,0 +1,420 @@
+"""The story of a run, from a configuration to a model that can be used."""
+
+import collections
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from vit_jax import checkpoint, data, evaluate, models, optim, sharding
+from vit_jax import config as config_lib
+from vit_jax.checkpoint.train_state import TrainCheckpoints
+from vit_jax.interruption import Interrupted, Interruption
+from vit_jax.metrics import MetricsLog, Progress, Throughput, table
+from vit_jax.train_state import Initializer, TrainState, num_params
+from vit_jax.train_step import (
+    MEAN,
+    STD,
+    Batch,
+    Step,
+    compile_step,
+    train_step,
+    training_steps,
+)
+from vit_jax.workdir import RunDirectory
+
+__all__ = ['TrainState', 'train_and_evaluate', 'train_step']
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[PyTree, str], dict[str, float]]
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike
+) -> tuple[PyTree, dict[str, float]]:
+    """Trains, or goes on training, the model of a configuration in a run directory.
+
+    Args:
+        config: from a recipe; `config.default` says what each key means.
+        workdir: the run directory. A run that was stopped goes on; one that is
+            complete is returned as it is.
+
+    Returns:
+        The parameters after the last step, in the published layout, and the final
+        metrics: 'step', and '<role>_accuracy', '<role>_loss' for the roles val and
+        test, with 'best_' before them for the parameters that val chose.
+
+    Raises:
+        ValueError: the configuration, the data or the weights do not fit together,
+            or the run directory holds another run.
+        FloatingPointError: the loss or a gradient was not finite.
+        Interrupted: a signal asked for the end; the state is saved.
+    """
+    config = config.copy_and_resolve_references()
+    config_lib.check(config, num_devices=jax.device_count())
+    run = RunDirectory(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.logging())
+        stack.enter_context(_explained(config))
+
+        # Data: what trains, what selects and what only judges.
+        dataset = data.open_dataset(
+            config.dataset,
+            data_dir=config.tfds_data_dir,
+            manual_dir=config.tfds_manual_dir,
+            holdout=config.pp.holdout,
+        )
+        sources = _open_splits(config, dataset)
+        _fill_in(config, len(sources['train']), run)
+        config_lib.check(config, num_devices=jax.device_count())
+
+        # The run directory: does it hold this run, and how far did that come?
+        run.open(config, dataset.class_names, sources)
+        if results := run.results():
+            log.info('The run in %s is complete; nothing is left to do.', run.path)
+            return checkpoint.load(run.path / 'model.npz'), _summary(results)
+        checkpoints = stack.enter_context(
+            TrainCheckpoints(run.path / 'checkpoints', config.keep_checkpoints)
+        )
+
+        # Model and state: restored, pretrained or new.
+        mesh = sharding.make_mesh(config.sharding.fsdp)
+        optimizer = optim.create_optimizer(config)
+        model = models.from_config(
+            config.model,
+            num_classes=len(dataset.class_names),
+            dtype=config.dtype,
+            remat=config.remat,
+            scan_layers=config.scan_layers,
+        )
+        initializer = Initializer(config, len(dataset.class_names), optimizer, mesh)
+        start = checkpoints.latest_step()
+        if start is not None:
+            like = initializer.shapes().to_saved()
+            state = TrainState.from_saved(checkpoints.restore(start, like))
+        else:
+            state, start = initializer.state(dataset.class_names), 0
+        _announce(config, dataset, sources, state, mesh, start)
+
+        # Training.
+        judge = _make_judge(config, model, sources, mesh)
+        if not _waited_enough(config, start, checkpoints.best()):
+            state = _train(
+                config,
+                run,
+                compile_step(config, model, optimizer, state),
+                state,
+                start,
+                sources,
+                judge,
+                checkpoints,
+                mesh,
+            )
+
+        # Results: the last parameters and the best on val, both judged on test.
+        results = []
+        for which, step, params in _candidates(state, checkpoints):
+            run.save_model(which, models.unstack(params))
+            for role in ('val', 'test'):
+                if role in sources:
+                    results.append(
+                        {
+                            'parameters': which,
+                            'step': step,
+                            'role': role,
+                            'split': config.pp[role],
+                            **judge(params, role),
+                        }
+                    )
+        run.save_card(_card(config, dataset, results))
+        run.finish(results)
+        log.info('Results:\n%s', table(results))
+        return models.unstack(state.params), _summary(results)
+
+
+def _train(
+    config: ConfigDict,
+    run: RunDirectory,
+    step_fn: Step,
+    state: TrainState,
+    start: int,
+    sources: Mapping[str, data.Source],
+    judge: Judge,
+    checkpoints: TrainCheckpoints,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns the state after the last step; evaluates, saves and tells on the way."""
+    total = config.total_steps
+    learning_rate = optim.create_learning_rate_schedule(
+        total, config.base_lr, config.decay_type, config.warmup_steps
+    )
+
+    def due(every: int) -> bool:
+        return bool(every) and (step % every == 0 or step == total)
+
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(MetricsLog(run.path, start))
+        progress = stack.enter_context(Progress(start, total))
+        host_batches = stack.enter_context(
+            contextlib.closing(_train_batches(config, sources['train'], start))
+        )
+        throughput = Throughput()
+        batches = on_devices(throughput.timed(host_batches), mesh, config.prefetch)
+        interruption = stack.enter_context(Interruption())
+
+        for step, state, values in training_steps(  # noqa: B020 - state s + 1 from s
+            step_fn, state, batches, start, total
+        ):
+            checkpoints.raise_errors()
+            throughput.count(config.batch)
+            record, val = {}, None
+            if due(config.progress_every):
+                record = {name: float(value) for name, value in values.items()}
+                record['learning_rate'] = float(learning_rate(step - 1))
+                record['skipped'] = int(state.skipped)
+                record |= throughput.rates()
+                _require_finite(state, run)
+            if 'val' in sources and due(config.eval_every):
+                val = judge(state.params, 'val')
+                record |= {f'val_{name}': val[name] for name in ('accuracy', 'loss')}
+            if record:
+                writer.write(step, record)
+                progress.show(step, record)
+
+            better = val is not None and checkpoints.is_better(step, val)
+            last = step == total or _waited_enough(
+                config, step, {'step': step} if better else checkpoints.best()
+            )
+            if better or last or due(config.checkpoint_every) or interruption.signum:
+                _require_finite(state, run)
+                checkpoints.save(step, state.to_saved(), val)
+            if record:
+                throughput.restart()
+            if last:
+                break
+            if interruption.signum:
+                checkpoints.wait()
+                log.info('Stopped by a signal at step %d; saved.', step)
+                raise Interrupted(interruption.signum, step)
+        checkpoints.wait()
+        return state
+
+
+def on_devices(
+    batches: Iterator[Mapping[str, Any]], mesh: Mesh, ahead: int
+) -> Iterator[Batch]:
+    """Yields batches that are on the devices, with so many more on their way."""
+    rows = sharding.batch_sharding(mesh)
+    placed = (sharding.to_devices(batch, rows) for batch in batches)
+    queue = collections.deque(itertools.islice(placed, ahead))
+    for batch in placed:
+        queue.append(batch)
+        yield queue.popleft()
+    yield from queue
+
+
+def _open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Source]:
+    """Returns the sources by role, and notes the splits in the configuration."""
+    splits = config_lib.choose_splits(config.pp, dataset.splits, dataset.complement)
+    config.pp.update(splits)
+    sources = {role: dataset.source(split) for role, split in splits.items() if split}
+    for role, source in sources.items():
+        if not len(source):
+            raise ValueError(
+                f'The split {splits[role]!r} ({role}) of {dataset.name} has no '
+                f'examples; set --config.pp.{role}.'
+            )
+    return sources
+
+
+def _fill_in(config: ConfigDict, num_examples: int, run: RunDirectory) -> None:
+    """Sets the keys that are None: as the run here has them, or from the data."""
+    before = config_lib.flatten(run.config() or {})
+    found = config_lib.resolve(
+        config, num_examples=num_examples, num_devices=jax.device_count()
+    )
+    for key in found:
+        if before.get(key) is not None:
+            found[key] = before[key]
+    config.update_from_flattened_dict(found)
+    if found:
+        log.info(
+            'Chosen for %d examples: %s',
+            num_examples,
+            ', '.join(f'{key} {value}' for key, value in found.items()),
+        )
+
+
+def _train_batches(
+    config: ConfigDict, source: data.Source, start: int
+) -> Iterator[Mapping[str, Any]]:
+    """Returns batch `start` and all that follow, on this host."""
+    return data.train_batches(
+        source,
+        batch=config.batch,
+        size=config_lib.image_size(config),
+        seed=config.seed,
+        start=start,
+        resize=config.pp.resize,
+        min_area=config.pp.min_area,
+        flip=config.pp.flip,
+        num_workers=config.num_workers,
+        num_threads=config.num_threads,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        skip_corrupt=config.skip_corrupt,
+    )
+
+
+def _make_judge(
+    config: ConfigDict,
+    model: nn.Module,
+    sources: Mapping[str, data.Source],
+    mesh: Mesh,
+) -> Judge:
+    """Returns a function that evaluates parameters on the split of a role."""
+    eval_step = evaluate.make_eval_step(model)
+
+    def judge(params: PyTree, role: str) -> dict[str, float]:
+        source = sources[role]
+        batches = data.eval_batches(
+            source,
+            batch=evaluate.batch_size(config.batch_eval, len(source), mesh.size),
+            size=config_lib.image_size(config),
+            resize=config.pp.resize,
+            num_threads=config.num_threads,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            skip_corrupt=config.skip_corrupt,
+            mean=MEAN,
+            std=STD,
+        )
+        return evaluate.evaluate(eval_step, params, batches, mesh)
+
+    return judge
+
+
+def _waited_enough(
+    config: ConfigDict, step: int, best: Mapping[str, float] | None
+) -> bool:
+    """Returns whether early stopping ends the run at this step."""
+    patience = config.early_stop * config.eval_every
+    return bool(patience and best) and step - best['step'] >= patience
+
+
+def _require_finite(state: TrainState, run: RunDirectory) -> None:
+    """Raises a FloatingPointError that names the first step that went wrong."""
+    if (first := int(state.first_nonfinite)) >= 0:
+        raise FloatingPointError(
+            f'The loss or a gradient was not finite in step {first}; the run stopped '
+            f'and saved nothing since. The checkpoints in {run.path} are from before. '
+            'Lower --config.base_lr or --config.grad_norm_clip, lengthen '
+            '--config.warmup_steps, or look at the data of that step.'
+        )
+
+
+def _candidates(
+    state: TrainState, checkpoints: TrainCheckpoints
+) -> Iterator[tuple[str, int, PyTree]]:
+    """Yields (name, step, params) of the parameters that a run can hand back."""
+    step = int(state.step)
+    yield 'last', step, state.params
+    if (best := checkpoints.best()) is not None:
+        at = int(best['step'])
+        if at == step:
+            yield 'best', at, state.params
+        else:
+            yield 'best', at, checkpoints.restore(at, state.to_saved())['params']
+
+
+def _card(
+    config: ConfigDict, dataset: data.Dataset, results: list[dict[str, Any]]
+) -> checkpoint.ModelCard:
+    """Returns what must be known to use the model that a run leaves."""
+    return checkpoint.ModelCard(
+        model=config.model.to_dict(),
+        num_classes=len(dataset.class_names),
+        image_size=config_lib.image_size(config),
+        class_names=list(dataset.class_names),
+        resize=config.pp.resize,
+        mean=MEAN,
+        std=STD,
+        source={
+            'dataset': config.dataset,
+            'holdout': config.pp.holdout,
+            'train_split': config.pp.train,
+            'test_split': config.pp.test,
+            'pretrained': config.pretrained,
+            'results': results,
+        },
+    )
+
+
+def _summary(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Returns the final metrics by name."""
+    summary = {}
+    for row in results:
+        prefix = 'best_' if row['parameters'] == 'best' else ''
+        summary[f'{prefix}step'] = row['step']
+        for name in ('accuracy', 'loss'):
+            summary[f'{prefix}{row["role"]}_{name}'] = row[name]
+    return summary
+
+
+def _announce(
+    config: ConfigDict,
+    dataset: data.Dataset,
+    sources: Mapping[str, data.Source],
+    state: TrainState,
+    mesh: Mesh,
+    start: int,
+) -> None:
+    """Tells what is about to happen."""
+    counts = ', '.join(
+        f'{len(source)} {role} ({config.pp[role]})' for role, source in sources.items()
+    )
+    log.info(
+        '%s: %d classes; examples: %s', dataset.name, len(dataset.class_names), counts
+    )
+    if 'val' not in sources:
+        log.info('Nothing is held out: no parameters are chosen, only the last kept.')
+    log.info(
+        '%s, %s parameters, images %s, from %s',
+        config.model.get('model_name', 'The model'),
+        f'{num_params(state.params):,}',
+        'x'.join(str(side) for side in config_lib.image_size(config)),
+        f'step {start} of this run' if start else config.pretrained or 'scratch',
+    )
+    log.info(
+        'Steps %d to %d, batch %d in %d parts, on %d %s',
+        start,
+        config.total_steps,
+        config.batch,
+        config.accum_steps,
+        mesh.size,
+        jax.devices()[0].device_kind,
+    )
+
+
+@contextlib.contextmanager
+def _explained(config: ConfigDict) -> Iterator[None]:
+    """Adds what helps to the error of a device that is out of memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' in str(error):
+            error.add_note(
+                'The device is out of memory. Try --config.accum_steps='
+                f'{2 * (config.accum_steps or 1)} (same numbers), --config.remat=full '
+                'or --config.dtype=bfloat16.'
+            )
+        raise

@@ -1,0 +1,174 @@
+"""One training step: loss, gradient, update; and the steps one after another.
+
+The invariant: state s has s optimizer steps applied. Batch s and the randomness of
+step s are pure functions of (seed, s). Evaluating and saving see state s; then
+batch s is drawn; then the step runs. Hence a run that is killed and resumed ends
+with the same bits as one that was not.
+"""
+
+import collections
+import functools
+from collections.abc import Callable, Iterator, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
+
+Batch = Mapping[str, Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+# The model's input is (pixels - MEAN) / STD, that is, in [-1, 1].
+MEAN = STD = 127.5
+
+# Steps that the host may be ahead of the device.
+MAX_IN_FLIGHT = 4
+
+
+def normalize(images: UInt8[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+    """Returns pixels 0…255 as the model takes them, in [-1, 1]."""
+    return (images.astype(jnp.float32) - MEAN) / STD
+
+
+def loss_fn(
+    params: PyTree, batch: Batch, rng: PRNGKeyArray, *, model: nn.Module
+) -> Float[Array, '']:
+    """Returns the mean softmax cross-entropy of a batch.
+
+    Args:
+        params: of the model.
+        batch: image (b h w c) uint8, label (b).
+        rng: of dropout.
+        model: gives logits (b y).
+    """
+    logits = model.apply(
+        {'params': params}, normalize(batch['image']), train=True, rngs={'dropout': rng}
+    )
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits, batch['label']
+    ).mean()
+
+
+def accumulate_gradient(
+    loss_and_grad: Callable[[PyTree, Batch, PRNGKeyArray], tuple[Array, PyTree]],
+    params: PyTree,
+    batch: Batch,
+    rng: PRNGKeyArray,
+    accum_steps: int,
+) -> tuple[Float[Array, ''], PyTree]:
+    """Returns loss and gradient of a batch, computed in parts and averaged.
+
+    Part i takes every accum_steps-th example, from i on. Each device finds the rows
+    of every part among its own, so that no part is gathered from other devices, as
+    contiguous parts would be.
+
+    Args:
+        loss_and_grad: of (params, batch, rng).
+        params: what to differentiate for.
+        batch: arrays (b …).
+        rng: split into one for each part.
+        accum_steps: number of parts; divides b.
+    """
+    if accum_steps == 1:
+        return loss_and_grad(params, batch, jax.random.fold_in(rng, 0))
+    parts = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, accum_steps, *x.shape[1:]), 1, 0), batch
+    )
+
+    def add_part(total: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, None]:
+        i, examples = part
+        found = loss_and_grad(params, examples, jax.random.fold_in(rng, i))
+        return jax.tree.map(jnp.add, total, found), None
+
+    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add_part, zeros, (jnp.arange(accum_steps), parts))
+    return jax.tree.map(lambda x: x / accum_steps, total)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    accum_steps: int,
+    seed: int,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Returns state s + 1 from state s and batch s.
+
+    Args:
+        state: donated when this is compiled by `compile_step`.
+        batch: image (b h w c) uint8, label (b), skipped (b).
+        model: gives logits (b y).
+        optimizer: from `optim.create_optimizer`.
+        accum_steps: number of parts that the batch is computed in.
+        seed: of dropout.
+
+    Returns:
+        The state, and 'loss' and 'grad_norm' (before clipping) of step s.
+    """
+    loss, grads = accumulate_gradient(
+        jax.value_and_grad(functools.partial(loss_fn, model=model)),
+        state.params,
+        {'image': batch['image'], 'label': batch['label']},
+        jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
+        accum_steps,
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    grad_norm = optax.global_norm(grads)
+    fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm) | (state.first_nonfinite >= 0)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        skipped=state.skipped + batch['skipped'].sum(),
+        first_nonfinite=jnp.where(fine, state.first_nonfinite, state.step),
+    )
+    return state, {'loss': loss, 'grad_norm': grad_norm}
+
+
+def compile_step(
+    config: ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+) -> Step:
+    """Returns `train_step` compiled, with the state donated and its sharding kept."""
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        accum_steps=config.accum_steps,
+        seed=config.seed,
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def training_steps(
+    step_fn: Step, state: TrainState, batches: Iterator[Batch], start: int, stop: int
+) -> Iterator[tuple[int, TrainState, dict[str, Array]]]:
+    """Yields (s, state s, what step s - 1 gave) for s from start + 1 to stop.
+
+    Whoever takes state s may evaluate and save it: batch s is drawn only when the
+    next state is asked for. Nothing here waits for the device, unless it is
+    MAX_IN_FLIGHT steps behind.
+
+    Args:
+        step_fn: from `compile_step`; it donates the state.
+        state: state `start`.
+        batches: on the devices, batch `start` first.
+        start: number of steps applied to the state.
+        stop: number of steps applied in the end.
+    """
+    in_flight = collections.deque()
+    for step in range(start, stop):
+        state, values = step_fn(state, next(batches))
+        in_flight.append(values['loss'])
+        if len(in_flight) > MAX_IN_FLIGHT:
+            in_flight.popleft().block_until_ready()
+        yield step + 1, state, values

@@ -1,0 +1,253 @@
+"""The run directory: what it records, and whether it holds the run asked for."""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from vit_jax import checkpoint
+from vit_jax import config as config_lib
+from vit_jax.data import Source
+
+log = logging.getLogger(__name__)
+
+_VERSIONS = ('vit_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+class RunDirectory:
+    """A directory with one run in it: config.json, run.json and what training adds.
+
+    Args:
+        path: relative or absolute; created when missing.
+
+    Raises:
+        ValueError: it is no directory, or cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        if '://' in str(path):
+            raise ValueError(
+                f'--workdir={path}: a run directory on a remote file system is not '
+                'supported yet; take a local (or mounted) directory.'
+            )
+        self.path = pathlib.Path(path).expanduser().absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f'.write-test-{os.getpid()}'
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f'The run directory {self.path} cannot be written to: {error}. Choose '
+                'another one with --workdir, or change its permissions.'
+            ) from error
+
+    def config(self) -> dict[str, Any] | None:
+        """Returns the configuration of the run in here; None if there is none."""
+        path = self.path / 'config.json'
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def record(self) -> dict[str, Any]:
+        """Returns run.json; {} if there is none."""
+        path = self.path / 'run.json'
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def open(
+        self,
+        config: ConfigDict,
+        class_names: Sequence[str],
+        sources: Mapping[str, Source],
+    ) -> None:
+        """Starts or continues a run here.
+
+        Args:
+            config: the resolved configuration.
+            class_names: of the dataset.
+            sources: the examples by role (train, val, test).
+
+        Raises:
+            ValueError: the directory holds a run whose numbers another configuration
+                or other data decided; each difference is listed with both values.
+        """
+        record, before = self.record(), self.config()
+        known = record.get('fingerprints', {})
+        fingerprints = _fingerprints(config, class_names, sources, known)
+        if before is not None:
+            differences = _differences(
+                config_lib.flatten(before),
+                config_lib.flatten(config),
+                known,
+                fingerprints,
+            )
+            if differences:
+                raise ValueError(
+                    f'{self.path} holds a run with another configuration or other '
+                    'data:\n'
+                    + '\n'.join(f'  {line}' for line in differences)
+                    + '\nChoose another --workdir, or repeat the settings of that run.'
+                )
+        self._write('config.json', config.to_dict())
+        starts = [*record.get('starts', []), _start()]
+        self._write(
+            'run.json',
+            {**record, 'fingerprints': fingerprints, 'starts': starts},
+        )
+
+    def results(self) -> list[dict[str, Any]] | None:
+        """Returns what a complete run reached; None if there is no complete one."""
+        return self.record().get('results')
+
+    def save_model(self, which: str, params: PyTree) -> None:
+        """Writes model.npz ('last') or model_best.npz ('best'), published names."""
+        name = {'last': 'model.npz', 'best': 'model_best.npz'}[which]
+        if jax.process_index() == 0:
+            checkpoint.save(self.path / name, params)
+
+    def save_card(self, card: checkpoint.ModelCard) -> None:
+        """Writes model.json, what must be known to use the model."""
+        if jax.process_index() == 0:
+            card.save(self.path / 'model.json')
+
+    def finish(self, results: list[dict[str, Any]]) -> None:
+        """Notes that the run is complete, and what it reached."""
+        self._write('run.json', {**self.record(), 'results': results})
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Appends the package's log to train.log, with what ends the run early."""
+        handler = logging.FileHandler(self.path / 'train.log')
+        handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
+        package = logging.getLogger('vit_jax')
+        package.addHandler(handler)
+        try:
+            yield
+        except BaseException as error:
+            handler.handle(
+                package.makeRecord(
+                    package.name,
+                    logging.ERROR,
+                    __file__,
+                    0,
+                    '%s: %s',
+                    (type(error).__name__, error),
+                    None,
+                )
+            )
+            raise
+        finally:
+            package.removeHandler(handler)
+            handler.close()
+
+    def _write(self, name: str, content: Any) -> None:
+        new = self.path / f'{name}.new'
+        new.write_text(json.dumps(content, indent=2) + '\n')
+        new.replace(self.path / name)
+
+
+def _differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    known: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+) -> list[str]:
+    """Returns a line for each *what* key and fingerprint that is not as before."""
+    lines = [
+        f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now'
+        for key in sorted({*before, *now})
+        if config_lib.is_what(key) and before.get(key) != now.get(key)
+    ]
+    lines += [
+        f'fingerprint of {name}: {known.get(name)} there, {fingerprints.get(name)} now'
+        for name in sorted({*known, *fingerprints})
+        if known.get(name) != fingerprints.get(name)
+    ]
+    return lines
+
+
+def _start() -> dict[str, Any]:
+    """Returns what it takes to repeat this start of the run."""
+    versions = {'python': platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'command': sys.argv,
+        'versions': versions,
+        'git': _git_commit(),
+        'host': platform.node(),
+        'devices': [device.device_kind for device in jax.devices()],
+        'processes': jax.process_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout that this package is in; None without one."""
+    checkout = pathlib.Path(__file__).parents[1]
+    if not (checkout / '.git').exists():
+        return None
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        done = subprocess.run(
+            command,
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _fingerprints(
+    config: ConfigDict,
+    class_names: Sequence[str],
+    sources: Mapping[str, Source],
+    known: Mapping[str, str],
+) -> dict[str, str]:
+    """Returns fingerprints of the classes, the examples and the pretrained file."""
+    found = {
+        'classes': hashlib.sha256('\n'.join(class_names).encode()).hexdigest(),
+        **{
+            f'{role} examples': source.fingerprint() for role, source in sources.items()
+        },
+    }
+    if config.pretrained is not None:
+        try:
+            path = pathlib.Path(checkpoint.fetch.resolve(config.pretrained))
+            found['pretrained file'] = _file_fingerprint(path)
+        except ValueError:
+            # A run that has started does not need the file any more.
+            if 'pretrained file' not in known:
+                raise
+            found['pretrained file'] = known['pretrained file']
+    return found
+
+
+def _file_fingerprint(path: pathlib.Path, tail: int = 2**20) -> str:
+    """Returns a sha256 of a file's size and its last MiB.
+
+    That is quick for files of gigabytes, and enough: the end of an .npz lists the
+    CRC-32 of every array in it.
+    """
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        file.seek(max(0, size - tail))
+        return hashlib.sha256(str(size).encode() + file.read()).hexdigest()
