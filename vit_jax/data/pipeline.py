@@ -1,0 +1,367 @@
+"""Batches: from step numbers to pixels, as a Grain MapDataset entered at any step.
+
+Batch s is a pure function of (seed, s). It does not depend on how many threads, worker
+processes or hosts make it, nor on the step at which the pipeline was entered, so that
+resuming needs no state of the loader.
+
+Rows of a batch are decoded in parallel by one pool of threads. A thread per batch would
+be simpler, but then as many batches are under way as there are cores, 900 MB each for
+512 float32 images of 384×384.
+"""
+
+import concurrent.futures
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Float32, Int64, UInt8
+
+from vit_jax.data import ops, sources, workers
+
+# Grain's datasets have a length; training goes on for longer than any run.
+_STEPS = 1 << 40
+# Batches under way or waiting in the main process: while one is finished, the threads
+# that find no more work in it begin with the next.
+_AHEAD = 2
+# A source of which so many examples in a row do not decode is not one of images.
+_MAX_SKIPPED = 1000
+_SKIP_HINT = '--config.skip_corrupt=True takes the next good image instead'
+
+
+def train_batches(
+    source: sources.Source,
+    *,
+    batch: int,
+    size: tuple[int, int],
+    seed: int,
+    start: int = 0,
+    resize: int | None = None,
+    min_area: float = 0.05,
+    flip: bool = True,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+    host: int = 0,
+    num_hosts: int = 1,
+    skip_corrupt: bool = False,
+) -> workers.Batches:
+    """Returns an endless iterator of shuffled, randomly cropped training batches.
+
+    All examples are seen once per epoch, in an order of its own; batches go on across
+    epochs. Work begins at once, in the background.
+
+    Args:
+      source: the examples.
+      batch: number of rows of the global batch.
+      size: (height, width) of the images.
+      seed: decides order, crops and flips; 0 … 2³² - 1.
+      start: number of the first batch.
+      resize: shorter side in pixels before the crop; None crops the original.
+      min_area: smallest part of the area that a crop shows.
+      flip: mirror every other image.
+      num_workers: worker processes; 0 decodes in threads of this process, which is
+        usually as fast.
+      num_threads: decoding threads of this process or of each worker; None is one per
+        available core, shared among the workers.
+      host: which host this is, of `num_hosts`; it gets rows host · b / num_hosts and
+        following of each global batch.
+      num_hosts: number of hosts.
+      skip_corrupt: put the next good example in the place of one that does not decode.
+
+    Returns:
+      An iterator of dicts: image uint8 (b h w c), label int32 (b,), skipped int32 (b,),
+      the number of examples that were skipped for this row.
+
+    Raises:
+      ValueError: fewer examples than the batch; batch not divisible by hosts.
+      UndecodableImage: by the iterator, without `skip_corrupt`.
+    """
+    if len(source) < batch:
+        raise ValueError(
+            f'found {len(source)} training examples, expected at least one batch of '
+            f'{batch}: set a smaller --config.batch'
+        )
+    rows = _Rows(batch, host, num_hosts)
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    read = _TrainExample(
+        source, order, seed, tuple(size), resize, min_area, flip, skip_corrupt
+    )
+    threads = _num_threads(num_threads, num_workers)
+    steps = grain.MapDataset.range(_STEPS).map(rows).map(_Reader(read, threads))
+    return _start(steps[start:], num_workers)
+
+
+def eval_batches(
+    source: sources.Source,
+    *,
+    batch: int,
+    size: tuple[int, int],
+    resize: int | None = None,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+    host: int = 0,
+    num_hosts: int = 1,
+    skip_corrupt: bool = False,
+    mean: float | Sequence[float] = 127.5,
+    std: float | Sequence[float] = 127.5,
+) -> workers.Batches:
+    """Returns an iterator over every example exactly once, in order.
+
+    The last batch is filled up with zeros, which `mask` tells apart. All hosts get the
+    same number of batches, ⌈n / batch⌉, even those that get nothing but padding.
+
+    Args:
+      source: the examples.
+      batch: number of rows of the global batch.
+      size: (height, width) of the images.
+      resize: shorter side in pixels before a centre crop of `size`; None resizes the
+        whole image to `size`, as the original does.
+      num_workers: worker processes; 0 decodes in threads of this process.
+      num_threads: as in `train_batches`.
+      host: as in `train_batches`.
+      num_hosts: as in `train_batches`.
+      skip_corrupt: mask an example that does not decode.
+      mean: of the pixels 0 … 255, one number or one per channel: (x - mean) / std.
+      std: as `mean`.
+
+    Returns:
+      An iterator of dicts: image float32 (b h w c), label int32 (b,), mask float32 (b,)
+      1 for examples and 0 for padding, index int32 (b,) the example's place in the
+      source or -1, skipped int32 (b,) 1 for an example that was masked.
+
+    Raises:
+      ValueError: no examples; batch not divisible by hosts.
+      UndecodableImage: by the iterator, without `skip_corrupt`.
+    """
+    if len(source) == 0:
+        raise ValueError('found no examples to evaluate, expected at least one')
+    rows = _Rows(batch, host, num_hosts)
+    read = _EvalExample(
+        source, tuple(size), resize, ops.ValueRange(mean, std), skip_corrupt
+    )
+    threads = _num_threads(num_threads, num_workers)
+    steps = grain.MapDataset.range(math.ceil(len(source) / batch))
+    return _start(steps.map(rows).map(_Reader(read, threads)), num_workers)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Step -> the global positions, step · batch + row, of this host's rows."""
+
+    batch: int
+    host: int
+    num_hosts: int
+
+    def __post_init__(self):
+        if self.batch < 1 or self.batch % self.num_hosts:
+            raise ValueError(
+                f'found a batch of {self.batch} for {self.num_hosts} hosts, expected '
+                'a positive multiple of the number of hosts'
+            )
+        if not 0 <= self.host < self.num_hosts:
+            raise ValueError(f'found host {self.host} of {self.num_hosts} hosts')
+
+    def __call__(self, step: int) -> Int64[np.ndarray, ' b']:
+        rows = self.batch // self.num_hosts
+        first = step * self.batch + self.host * rows
+        return np.arange(first, first + rows)
+
+
+def generator(seed: int, position: int) -> np.random.Generator:
+    """Returns the randomness of the example at a global position."""
+    # A generator counts its draws in the same number; in its lowest 64 bits, so that
+    # the draws of one position are not those of the next, a few later.
+    return np.random.Generator(np.random.Philox(key=seed, counter=position << 64))
+
+
+@runtime_checkable
+class _ExampleReader(Protocol):
+    """Global position -> the example's row of each array of the batch."""
+
+    def layout(self, rows: int) -> workers.Layout: ...
+
+    def __call__(self, position: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class _TrainExample:
+    source: sources.Source
+    order: grain.MapDataset  # position -> index
+    seed: int
+    size: tuple[int, int]
+    resize: int | None
+    min_area: float
+    flip: bool
+    skip_corrupt: bool
+
+    def layout(self, rows: int) -> workers.Layout:
+        return {
+            'image': ((rows, *self.size, 3), 'uint8'),
+            'label': ((rows,), 'int32'),
+            'skipped': ((rows,), 'int32'),
+        }
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        image, label, skipped = self._next_good(self.order[position])
+        image = self.augment(image, generator(self.seed, position))
+        return {'image': image, 'label': label, 'skipped': skipped}
+
+    def augment(
+        self, image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, 'new_h new_w 3']:
+        if self.resize is not None:
+            image = ops.ResizeShorter(self.resize)(image)
+        image = ops.RandomCrop(self.min_area)(image, rng)
+        image = ops.Resize(self.size)(image)
+        return ops.Flip()(image, rng) if self.flip else image
+
+    def _next_good(self, index: int) -> tuple[UInt8[np.ndarray, 'h w 3'], int, int]:
+        """Returns pixels, label and the number of examples passed over."""
+        if not self.skip_corrupt:
+            image, example = _open(self.source, index, _SKIP_HINT)
+            return image, example['label'], 0
+        for skipped in range(min(len(self.source), _MAX_SKIPPED)):
+            try:
+                image, example = _open(
+                    self.source, (index + skipped) % len(self.source)
+                )
+            except ops.UndecodableImage as error:
+                last = error
+            else:
+                return image, example['label'], skipped
+        raise ops.UndecodableImage(
+            last.name, last.reason, f'Nor do the {skipped} examples before it'
+        )
+
+
+@dataclass(frozen=True)
+class _EvalExample:
+    source: sources.Source
+    size: tuple[int, int]
+    resize: int | None
+    value_range: ops.ValueRange
+    skip_corrupt: bool
+
+    def layout(self, rows: int) -> workers.Layout:
+        return {
+            'image': ((rows, *self.size, 3), 'float32'),
+            'label': ((rows,), 'int32'),
+            'mask': ((rows,), 'float32'),
+            'index': ((rows,), 'int32'),
+            'skipped': ((rows,), 'int32'),
+        }
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        padding = {'image': 0, 'label': 0, 'mask': 0, 'index': -1, 'skipped': 0}
+        if position >= len(self.source):
+            return padding
+        hint = '' if self.skip_corrupt else _SKIP_HINT
+        try:
+            image, example = _open(self.source, position, hint)
+        except ops.UndecodableImage:
+            if not self.skip_corrupt:
+                raise
+            return padding | {'index': position, 'skipped': 1}
+        return {
+            'image': self.prepare(image),
+            'label': example['label'],
+            'mask': 1,
+            'index': position,
+            'skipped': 0,
+        }
+
+    def prepare(
+        self, image: UInt8[np.ndarray, 'h w 3']
+    ) -> Float32[np.ndarray, 'new_h new_w 3']:
+        pixels = image.astype(np.float32)
+        if self.resize is None:
+            pixels = ops.Resize(self.size)(pixels)
+        else:
+            pixels = ops.ResizeShorter(self.resize)(pixels)
+            pixels = ops.CentreCrop(self.size)(pixels)
+        return self.value_range(pixels)
+
+
+def _open(
+    source: sources.Source, index: int, hint: str = ''
+) -> tuple[UInt8[np.ndarray, 'h w 3'], sources.Example]:
+    example = source[index]
+    try:
+        return ops.pixels(example['image'], example['name']), example
+    except ops.UndecodableImage as error:
+        raise ops.UndecodableImage(error.name, error.reason, hint) from error
+
+
+class _Reader:
+    """Positions -> a batch, its rows read in parallel."""
+
+    def __init__(self, read: _ExampleReader, num_threads: int):
+        self._read = read
+        self._num_threads = num_threads
+        self._lock = threading.Lock()
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def __reduce__(self):
+        return type(self), (self._read, self._num_threads)
+
+    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Any:
+        rows = len(positions)
+        arrays, batch = workers.allocate(self._read.layout(rows))
+
+        def fill(part: range) -> None:
+            for row in part:
+                for name, value in self._read(int(positions[row])).items():
+                    arrays[name][row] = value
+
+        # Few rows at a time, so that all threads are busy to the end.
+        step = max(1, rows // (8 * self._num_threads))
+        parts = [range(i, min(i + step, rows)) for i in range(0, rows, step)]
+        futures = [self._threads().submit(fill, part) for part in parts]
+        try:
+            for future in futures:  # in order: the first bad row is what is reported
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+        return batch
+
+    def _threads(self) -> concurrent.futures.ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = concurrent.futures.ThreadPoolExecutor(
+                    self._num_threads, thread_name_prefix='vit_jax-decode'
+                )
+            return self._pool
+
+
+def _num_threads(num_threads: int | None, num_workers: int) -> int:
+    if num_threads is not None:
+        return max(1, num_threads)
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return math.ceil(cores / max(1, num_workers))
+
+
+def _start(batches: grain.MapDataset, num_workers: int) -> workers.Batches:
+    # Grain asks absl flags, which as a library nobody has parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    cv2.setNumThreads(0)  # as many threads as cores decode already
+    if num_workers == 0:
+        return workers.Batches(
+            batches.to_iter_dataset(grain.ReadOptions(_AHEAD, _AHEAD))
+        )
+    return workers.Batches(
+        batches.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1),
+            worker_init_fn=workers.initialise,
+        )
+    )
