@@ -1,4 +1,4 @@
-"""What every test runs under: eight CPU devices, strict dtypes, no network."""
+"""What every test runs under: eight CPU devices, and nothing from the network."""
 
 import os
 import pathlib
@@ -9,12 +9,9 @@ os.environ['XLA_FLAGS'] = (
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-import jax
 import numpy as np
 import pytest
 from absl import flags
-
-jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
