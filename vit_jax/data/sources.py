@@ -191,11 +191,11 @@ def open_dataset(
 
         return folder.open_manifest(path, holdout=holdout)
     if path.is_dir():
-        from vit_jax.data import catalogue
+        from vit_jax.data import prepared
 
-        prepared = catalogue.find_version_dir(path)
-        if prepared is not None:
-            return catalogue.open_prepared(prepared)
+        version_dir = prepared.find_version_dir(path)
+        if version_dir is not None:
+            return prepared.open_prepared(version_dir)
         from vit_jax.data import folder
 
         return folder.open_folder(path, holdout=holdout)
