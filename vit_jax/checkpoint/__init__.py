@@ -1,0 +1,29 @@
+"""Weights in and out.
+
+- `open`, `load`, `save`: published-format .npz files, array by array or as a tree;
+- `load_pretrained`: such a file adapted to a new model (head, position embeddings);
+- `load_model`: a run or a file as a model that can be used;
+- `ModelCard`, `find_card`: what stands beside the weights to make that possible;
+- `checkpoint.train_state` (imported on its own): a training run's whole state.
+"""
+
+from vit_jax.checkpoint import fetch
+from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
+from vit_jax.checkpoint.card import ModelCard, find_card
+from vit_jax.checkpoint.model import load_model
+from vit_jax.checkpoint.npz import Weights, load, open, save
+from vit_jax.checkpoint.pretrained import load_pretrained
+
+__all__ = [
+    'ModelCard',
+    'Weights',
+    'fetch',
+    'find_card',
+    'interpolate_posembed',
+    'load',
+    'load_model',
+    'load_pretrained',
+    'open',
+    'resize_posembed',
+    'save',
+]

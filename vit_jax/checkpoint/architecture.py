@@ -1,0 +1,124 @@
+"""Which network a file of weights belongs to, told from its shapes or its name."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax import models
+from vit_jax.checkpoint import adapt
+
+_BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/')
+_UNIT = re.compile(r'block(\d+)/unit(\d+)/')
+_FIRST = 'Transformer/encoderblock_0'
+
+Facts = dict[str, Any]
+Config = Mapping[str, Any] | ConfigDict
+
+
+def of_weights(shapes: adapt.Shapes) -> Facts:
+    """Returns what distinguishes a network, read from a file's shapes.
+
+    A fact that the file does not tell is None; a file of another family gives none
+    but Nones.
+    """
+    kernel = shapes.get('embedding/kernel', (None,) * 4)
+    query = shapes.get(
+        f'{_FIRST}/MultiHeadDotProductAttention_0/query/kernel', (None,) * 3
+    )
+    mlp = shapes.get(f'{_FIRST}/MlpBlock_0/Dense_0/kernel', (None,) * 2)
+    units: dict[int, int] = {}
+    for name in shapes:
+        if match := _UNIT.match(name):
+            stage, unit = int(match[1]), int(match[2])
+            units[stage] = max(unit, units.get(stage, 0))
+    hybrid = 'conv_root/kernel' in shapes
+    return {
+        'width': kernel[-1],
+        'depth': len({m[1] for name in shapes if (m := _BLOCK.match(name))}) or None,
+        'heads': query[1] if len(query) == 3 else None,
+        'MLP width': mlp[-1],
+        'patch': tuple(kernel[:2]),
+        'ResNet units': tuple(units[s] for s in sorted(units)) if hybrid else None,
+        'class token': 'cls' in shapes,
+    }
+
+
+def of_config(model_config: Config) -> Facts:
+    """Returns the same facts of a model's configuration."""
+    transformer = model_config['transformer']
+    resnet = model_config.get('resnet')
+    return {
+        'width': model_config['hidden_size'],
+        'depth': transformer['num_layers'],
+        'heads': transformer['num_heads'],
+        'MLP width': transformer['mlp_dim'],
+        'patch': tuple(model_config['patches']['size']),
+        'ResNet units': tuple(resnet['num_layers']) if resnet else None,
+        'class token': models.num_prefix_tokens(model_config) == 1,
+    }
+
+
+def matching_models(shapes: adapt.Shapes) -> list[str]:
+    """Returns the names of the zoo's models that have these weights' architecture."""
+    facts = of_weights(shapes)
+    return [
+        name
+        for name, config in models.MODEL_CONFIGS.items()
+        if 'transformer' in config and of_config(config) == facts
+    ]
+
+
+def remedy(shapes: adapt.Shapes, model_config: Config) -> str:
+    """Says, after a failed merge, what the weights are and what to do."""
+    found, wanted = of_weights(shapes), of_config(model_config)
+    if found['depth'] is None:
+        return 'These are not the weights of a Vision Transformer with published names.'
+    differ = [key for key in wanted if found[key] != wanted[key]]
+    if differ == ['class token']:
+        has, classifier = ('a', 'token') if found['class token'] else ('no', 'gap')
+        return (
+            f"The file has {has} class token: set model.classifier to '{classifier}', "
+            'or take other weights.'
+        )
+    if differ:
+        told = '; '.join(
+            f'{key} {_show(found[key])} in the file, {_show(wanted[key])} in the model'
+            for key in differ
+        )
+        names = matching_models(shapes)
+        if not names:
+            return f'The architectures differ: {told}.'
+        return (
+            f'These look like the weights of {" or ".join(names[:3])} ({told}): take '
+            'that model, or the weights of yours.'
+        )
+    pre_logits = shapes.get('pre_logits/kernel')
+    size = pre_logits[-1] if pre_logits else None
+    if size != model_config.get('representation_size'):
+        return f'Set model.representation_size to {size}, as in the file.'
+    return 'The file seems to be incomplete, or made by other code.'
+
+
+def config_from_name(stem: str) -> dict[str, Any] | None:
+    """Returns the configuration of a published file's name without `.npz`, or None.
+
+    Known are the zoo's names (`ViT-B_16`), those with an image size (`ViT-B_16-224`)
+    and AugReg's (`B_16-i21k-300ep-lr_0.001-…`).
+    """
+    name = re.sub(r'-\d+$', '', stem)
+    for table, key in (
+        (models.MODEL_CONFIGS, stem),
+        (models.MODEL_CONFIGS, name),
+        (models.AUGREG_CONFIGS, stem.split('-')[0]),
+    ):
+        if key in table:
+            return table[key].to_dict()
+    return None
+
+
+def _show(fact: Any) -> str:
+    if isinstance(fact, bool):
+        return 'yes' if fact else 'no'
+    return 'x'.join(map(str, fact)) if isinstance(fact, tuple) else str(fact)

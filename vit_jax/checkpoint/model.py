@@ -1,0 +1,119 @@
+"""From a run or a file of weights to a model that can be used, in one call."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax import models
+from vit_jax.checkpoint import adapt, architecture, fetch, npz, pretrained
+from vit_jax.checkpoint.card import ModelCard, find_card
+
+# The largest number of pixels that one patch of a known network covers, per side.
+_MAX_PATCH = 64
+
+
+def load_model(
+    reference: str | os.PathLike,
+    *,
+    best: bool = False,
+    num_classes: int | None = None,
+    dtype: str = 'float32',
+) -> tuple[models.VisionTransformer, dict[str, Any], ModelCard]:
+    """Returns (model, params, card) of anything the library can load.
+
+    `model.apply({'params': params}, images, train=False)` gives the logits (b y) of
+    images (b h w c) that are `(pixels - card.mean) / card.std`.
+
+    Args:
+      reference: the folder of a finished run; an .npz with its card beside it; or an
+        .npz whose published name tells the model (`ViT-B_16.npz`, AugReg's names).
+      best: of a run, the parameters that were best on val instead of the last ones.
+      num_classes: None or that of the file keeps the head; 0 drops it: the model
+        then returns the pre-logits (b d).
+      dtype: dtype of the computation; the parameters are float32.
+
+    Raises:
+      ValueError: the file is missing or unreadable, the run has not finished, nothing
+        tells what the model is, or it and the weights do not agree.
+    """
+    path = fetch.resolve(reference, best=best)
+    with npz.open(path) as weights:
+        shapes = {name: weights.shape(name) for name in weights}
+        card = find_card(path) or _card_from_name(path, shapes)
+        if num_classes not in (None, 0, card.num_classes):
+            raise ValueError(
+                f'{path} has {card.num_classes} classes, not {num_classes}. To train '
+                'it for other classes use load_pretrained; num_classes=0 gives '
+                'features.'
+            )
+        outputs = card.num_classes if num_classes is None else num_classes
+        model = models.from_config(card.model, num_classes=outputs, dtype=dtype)
+        kernel = shapes.get('conv_root/kernel') or shapes.get('embedding/kernel', ())
+        channels = kernel[2] if len(kernel) == 4 else 3
+        images = jax.ShapeDtypeStruct((1, *card.image_size, channels), jnp.float32)
+        variables = jax.eval_shape(
+            lambda x: model.init(jax.random.key(0), x, train=False), images
+        )
+        params = pretrained.fit(
+            weights,
+            variables['params'],
+            card.model,
+            card=card,
+            image_size=card.image_size,
+            keep_head=outputs > 0,
+            class_names=card.class_names,
+            # On the default device, but free to follow what it is computed with.
+            place=lambda array, leaf: jax.block_until_ready(jax.device_put(array)),
+        )
+    return model, params, card
+
+
+def _card_from_name(path: pathlib.Path, shapes: adapt.Shapes) -> ModelCard:
+    """Returns the card of a published file that came without one."""
+    config = architecture.config_from_name(path.stem)
+    if config is None:
+        looks = architecture.matching_models(shapes)
+        hint = f' By its shapes it could be {" or ".join(looks[:3])}.' if looks else ''
+        raise ValueError(
+            f'{path}: there is no card (model.json) beside it and its name is not '
+            "that of a published model, so nothing tells what it is. Name a run's "
+            'folder, put the card beside the weights, or give the file a published '
+            f'name such as ViT-B_16.npz.{hint}'
+        )
+    # Files of one name exist with and without pre-logits and class token.
+    pre_logits = shapes.get('pre_logits/kernel')
+    config['representation_size'] = pre_logits[-1] if pre_logits else None
+    if models.num_prefix_tokens(config) and 'cls' not in shapes:
+        config['classifier'] = 'gap'
+    return ModelCard(
+        model=config,
+        num_classes=shapes.get('head/bias', (0,))[0],
+        image_size=_square_image_size(path, shapes, config),
+        source={'file': path.name},
+    )
+
+
+def _square_image_size(
+    path: pathlib.Path, shapes: adapt.Shapes, config: dict[str, Any]
+) -> tuple[int, int]:
+    """Returns the largest square image whose patches the file has positions for."""
+    posemb = shapes.get(adapt.POSEMB, ())
+    tokens = posemb[1] - models.num_prefix_tokens(config) if len(posemb) == 3 else 0
+    try:
+        side, _ = adapt.square_grid(tokens)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from e
+    for patch in range(_MAX_PATCH, 0, -1):
+        size = (patch * side, patch * side)
+        try:
+            if models.patch_grid(config, size) == (side, side):
+                return size
+        except ValueError:
+            continue  # not a size that the model takes
+    raise ValueError(
+        f'{path} has positions for {side}x{side} patches, which no image gives in '
+        f'{config["model_name"]}'
+    )

@@ -1,0 +1,253 @@
+"""Weights from a file into a model that may differ from the one they were made for."""
+
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from vit_jax import models
+from vit_jax.checkpoint import adapt, architecture, npz
+from vit_jax.checkpoint.card import ModelCard, find_card
+
+Change = Callable[[np.ndarray], np.ndarray]
+Config = architecture.Config
+
+
+def load_pretrained(
+    *,
+    pretrained_path: str | os.PathLike,
+    init_params: Mapping[str, Any],
+    model_config: Config,
+    image_size: Sequence[int] | None = None,
+    keep_head: bool = False,
+    class_names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Returns a new model's parameters, taken from published-format weights.
+
+    All parameters of the model but a new head must be in the file, and no others.
+    The two may differ in the number of classes (new head), in `pre_logits`, which a
+    model without `representation_size` drops together with the old head, and in the
+    grid of the position embeddings, which are resized as the original does.
+
+    Parameters are read, adapted, cast, placed and freed one at a time.
+
+    Args:
+      pretrained_path: an .npz, or the folder of a finished run.
+      init_params: nested dict of the new model's parameters; arrays, or
+        `jax.ShapeDtypeStruct`s that tell shape, dtype and perhaps sharding. Blocks
+        may be stacked for `scan_layers`.
+      model_config: the new model's configuration, as in `models.MODEL_CONFIGS`.
+      image_size: (height, width) of the new model's images; default: square.
+      keep_head: take the head from the file too. The numbers of classes must agree,
+        and the class names where both sides have them: the head is then reordered.
+      class_names: the new model's class names, one per output. Those of the file
+        stand in the card beside it.
+
+    Returns:
+      A nested dict like `init_params`, with its dtypes. Arrays lie where the leaf's
+      `sharding` says, in host memory where a leaf has none. A new head's leaves are
+      those of `init_params`, abstract ones included.
+
+    Raises:
+      ValueError: the file cannot be read, or it does not fit the model: the message
+        lists each parameter that is missing, unexpected or misshapen.
+    """
+    with npz.open(pretrained_path) as weights:
+        return fit(
+            weights,
+            init_params,
+            model_config,
+            card=find_card(weights.path),
+            image_size=image_size,
+            keep_head=keep_head,
+            class_names=class_names,
+            place=_place,
+        )
+
+
+def fit(
+    weights: npz.Weights,
+    init_params: Mapping[str, Any],
+    model_config: Config,
+    *,
+    card: ModelCard | None,
+    image_size: Sequence[int] | None,
+    keep_head: bool,
+    class_names: Sequence[str] | None,
+    place: Callable[[np.ndarray, Any], Any],
+) -> dict[str, Any]:
+    """Does the work of `load_pretrained`; `place(array, leaf)` puts an array away."""
+    leaves = traverse_util.flatten_dict(dict(init_params), sep='/')
+    layers = {name: _layers(name, np.shape(leaf)) for name, leaf in leaves.items()}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, leaf in leaves.items():
+        for member in layers[name] or [name]:
+            wanted[member] = np.shape(leaf)[1 if layers[name] else 0 :]
+    found = {name: weights.shape(name) for name in weights}
+
+    changes: dict[str, Change] = {}
+    new: set[str] = set()
+    dropped: set[str] = set()
+    if keep_head:
+        order = _kept_head_order(weights.path, found, wanted, card, class_names)
+        if order is not None:
+            changes |= dict.fromkeys(adapt.HEAD, lambda array: array[..., order])
+    else:
+        new = wanted.keys() & set(adapt.HEAD)
+        dropped = set(adapt.HEAD)
+        if not wanted.keys() & set(adapt.PRE_LOGITS):
+            dropped |= set(adapt.PRE_LOGITS)
+    _check_fit(weights.path, found, wanted, new, dropped, model_config)
+    if adapt.POSEMB in wanted:
+        changes[adapt.POSEMB] = _posemb_change(
+            weights.path, found, wanted, model_config, card, image_size
+        )
+
+    def read(name: str) -> np.ndarray:
+        return changes[name](weights[name]) if name in changes else weights[name]
+
+    params = {}
+    for name, leaf in leaves.items():
+        if name in new:
+            params[name] = leaf
+        elif layers[name]:
+            stacked = np.empty(leaf.shape, leaf.dtype)
+            for i, member in enumerate(layers[name]):
+                stacked[i] = read(member)
+            params[name] = place(stacked, leaf)
+        else:
+            params[name] = place(read(name).astype(leaf.dtype, copy=False), leaf)
+    return traverse_util.unflatten_dict(params, sep='/')
+
+
+def _layers(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Returns the published names of a leaf's layers, or [] if it is not stacked."""
+    if not shape:
+        return []
+    # Which layer goes where is known to models.unstack alone: send numbers through it.
+    tree = traverse_util.unflatten_dict({name: np.arange(shape[0])}, sep='/')
+    numbers = traverse_util.flatten_dict(models.unstack(tree), sep='/')
+    return [] if name in numbers else sorted(numbers, key=numbers.__getitem__)
+
+
+def _check_fit(
+    path: pathlib.Path,
+    found: adapt.Shapes,
+    wanted: adapt.Shapes,
+    new: set[str],
+    dropped: set[str],
+    model_config: Config,
+) -> None:
+    """Raises a ValueError with the whole difference unless the two agree."""
+    shapes = {name: shape for name, shape in found.items() if name not in dropped}
+    old, posemb = shapes.get(adapt.POSEMB, ()), wanted.get(adapt.POSEMB, ())
+    if len(old) == len(posemb) == 3 and old[2] == posemb[2]:
+        shapes[adapt.POSEMB] = posemb  # the number of positions may differ
+    required = {name: shape for name, shape in wanted.items() if name not in new}
+    lines = adapt.compare(shapes, required)
+    if lines:
+        name = model_config.get('model_name')
+        raise ValueError(
+            f'{path} does not fit the model{f" {name}" if name else ""}:\n  '
+            + '\n  '.join(lines)
+            + f'\n{architecture.remedy(found, model_config)}'
+        )
+
+
+def _kept_head_order(
+    path: pathlib.Path,
+    found: adapt.Shapes,
+    wanted: adapt.Shapes,
+    card: ModelCard | None,
+    class_names: Sequence[str] | None,
+) -> list[int] | None:
+    """Returns how to reorder the head's columns, None for not at all.
+
+    Raises:
+      ValueError: there is no head to keep, or the classes do not agree.
+    """
+    (*_, bias) = adapt.HEAD
+    if bias not in wanted:
+        raise ValueError('the model has no head (num_classes 0), so none can be kept')
+    if bias not in found:
+        raise ValueError(
+            f'{path} has no head to keep; train a new one (keep_head=False)'
+        )
+    old, new = found[bias][0], wanted[bias][0]
+    if old != new:
+        raise ValueError(
+            f'the head of {path} has {old} classes, the model {new}; it can be kept '
+            'only where they agree. Train a new head (keep_head=False).'
+        )
+    if class_names is not None and len(class_names) != new:
+        raise ValueError(f'{len(class_names)} class names for a model of {new} classes')
+    if class_names is None or card is None or card.class_names is None:
+        return None
+    if card.num_classes != old:
+        raise ValueError(
+            f'the card beside {path} speaks of {card.num_classes} classes, but the '
+            f'head has {old}: they do not belong together'
+        )
+    try:
+        return adapt.class_order(card.class_names, class_names)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from e
+
+
+def _posemb_change(
+    path: pathlib.Path,
+    found: adapt.Shapes,
+    wanted: adapt.Shapes,
+    model_config: Config,
+    card: ModelCard | None,
+    image_size: Sequence[int] | None,
+) -> Change:
+    """Returns the function that brings the position embeddings to the new grid."""
+    prefix = models.num_prefix_tokens(model_config)
+    old, new = found[adapt.POSEMB][1] - prefix, wanted[adapt.POSEMB][1] - prefix
+    if old == new and image_size is None and card is None:
+        return lambda posemb: posemb
+    if image_size is None:
+        new_grid = adapt.square_grid(new)
+    else:
+        new_grid = models.patch_grid(model_config, tuple(image_size))
+        if math.prod(new_grid) != new:
+            raise ValueError(
+                f'an image of {tuple(image_size)} pixels has {new_grid} patches, but '
+                f'init_params were made for {new}; give the same image size to both'
+            )
+    if card is None:
+        try:
+            old_grid = adapt.square_grid(old)
+        except ValueError as e:
+            raise ValueError(
+                f'{path}: {e}. It is read from the model card (model.json) beside the '
+                'weights.'
+            ) from e
+    else:
+        old_grid = models.patch_grid(card.model, card.image_size)
+        if math.prod(old_grid) != old:
+            raise ValueError(
+                f'{path} has {old} position embeddings, but the card beside it speaks '
+                f'of {old_grid} patches: they do not belong together'
+            )
+    return lambda posemb: adapt.resize_posembed(posemb, old_grid, new_grid, prefix)
+
+
+def _place(array: np.ndarray, leaf: Any) -> Any:
+    """Puts an array where the leaf says, and waits: its source can be freed then."""
+    sharding = getattr(leaf, 'sharding', None)
+    if sharding is None:
+        return array
+    if sharding.is_fully_addressable:
+        return jax.block_until_ready(jax.device_put(array, sharding))
+    # Each host has read the file and places its own part; device_put would compare
+    # the values across hosts first.
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index]
+    )
