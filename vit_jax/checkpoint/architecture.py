@@ -56,7 +56,9 @@ def of_config(model_config: Config) -> Facts:
         'MLP width': transformer['mlp_dim'],
         'patch': tuple(model_config['patches']['size']),
         'ResNet units': tuple(resnet['num_layers']) if resnet else None,
-        'class token': models.num_prefix_tokens(model_config) == 1,
+        # The model's own default, where a configuration says nothing.
+        'class token': models.num_prefix_tokens({'classifier': 'token', **model_config})
+        == 1,
     }
 
 

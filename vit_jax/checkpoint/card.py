@@ -53,7 +53,8 @@ class ModelCard:
         self._set(image_size=tuple(self.image_size), source=dict(self.source))
         for key in ('mean', 'std'):
             value = getattr(self, key)
-            self._set(**{key: value if _is_number(value) else tuple(value)})
+            if isinstance(value, Sequence):
+                self._set(**{key: tuple(value)})
         if self.class_names is not None:
             self._set(class_names=list(self.class_names))
         self._check()

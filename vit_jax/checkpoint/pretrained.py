@@ -208,7 +208,7 @@ def _posemb_change(
     image_size: Sequence[int] | None,
 ) -> Change:
     """Returns the function that brings the position embeddings to the new grid."""
-    prefix = models.num_prefix_tokens(model_config)
+    prefix = int('cls' in wanted)
     old, new = found[adapt.POSEMB][1] - prefix, wanted[adapt.POSEMB][1] - prefix
     if old == new and image_size is None and card is None:
         return lambda posemb: posemb

@@ -1,0 +1,63 @@
+"""Recognising networks by the shapes and the names of their files."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import traverse_util
+
+from vit_jax import models
+from vit_jax.checkpoint import architecture
+
+
+def shapes_of(name):
+    model = models.get_model(name, num_classes=3)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), x, train=False), images
+    )['params']
+    flat = traverse_util.flatten_dict(params, sep='/')
+    return {name: leaf.shape for name, leaf in flat.items()}
+
+
+@pytest.mark.parametrize('name', ['ViT-Ti_16', 'R+ViT-Ti_16', 'R26+ViT-S_32'])
+def test_shapes_tell_what_the_configuration_says(name):
+    facts = architecture.of_weights(shapes_of(name))
+    assert facts == architecture.of_config(models.MODEL_CONFIGS[name])
+    assert None not in [v for k, v in facts.items() if k != 'ResNet units']
+
+
+def test_no_two_models_look_alike():
+    facts = {n: architecture.of_config(c) for n, c in models.MODEL_CONFIGS.items()}
+    names = [n for n in facts if not n.startswith('testing')]
+    for i, name in enumerate(names):
+        assert [other for other in names[i:] if facts[other] == facts[name]] == [name]
+
+
+def test_matching_models():
+    assert architecture.matching_models(shapes_of('ViT-S_32')) == ['ViT-S_32']
+    gap = shapes_of('ViT-S_32-gap-norep')
+    assert architecture.matching_models(gap) == ['ViT-S_32-gap-norep']
+    assert architecture.matching_models({'stem/kernel': (1, 2)}) == []
+
+
+@pytest.mark.parametrize(
+    ('stem', 'name'),
+    [
+        ('ViT-B_16', 'ViT-B_16'),
+        ('ViT-B_16-224', 'ViT-B_16'),
+        ('R50+ViT-B_16', 'R50+ViT-B_16'),
+        ('ViT-B_16-gap-norep', 'ViT-B_16-gap-norep'),
+        ('B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0', 'ViT-B_16'),
+        (
+            'R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0--cifar100-steps_'
+            '10k-lr_0.01-res_224',
+            'R+ViT-Ti_16',
+        ),
+        ('R26_S_32-i1k-300ep', 'R26+ViT-S_32'),
+        ('model', None),
+        ('flowers-224', None),
+    ],
+)
+def test_config_from_name(stem, name):
+    config = architecture.config_from_name(stem)
+    assert (config and config['model_name']) == name
