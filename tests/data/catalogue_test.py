@@ -132,6 +132,11 @@ def test_unwritable_data_dir(tmp_path):
         sources.open_dataset('digits', data_dir=tmp_path / 'file')
 
 
+def test_remote_data_dir():
+    with pytest.raises(ValueError, match=r'gs://bucket.* is remote.*mount'):
+        sources.open_dataset('cifar10', data_dir='gs://bucket/tfds')
+
+
 def test_imagenet_without_data(tmp_path):
     expected = r'train/<wnid>.*image-net.org.*tfds build imagenet2012'
     with pytest.raises(ValueError, match=expected):

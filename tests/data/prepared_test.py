@@ -1,5 +1,6 @@
 """Prepared TFDS data: both formats, without TensorFlow, in TFDS's order."""
 
+import concurrent.futures
 import json
 import pathlib
 import pickle
@@ -110,6 +111,27 @@ def test_few_files_stay_open(monkeypatch, tmp_path):
     assert [example['name'] for example in found] == [f'many[{i}]' for i in order]
     labels = [example['label'] for example in found]
     assert labels == [records[i % 17]['label'] for i in order.tolist()]
+
+
+@pytest.mark.parametrize('file_format', FORMATS)
+def test_threads_share_a_source(file_format, monkeypatch):
+    directory = version_dir(file_format)
+    source = prepared.Records(
+        'two files',
+        [str(next(directory.glob(f'*{split}.*-of-*'))) for split in ('train', 'test')],
+        [60, 17],
+        file_format=file_format,
+        keys=('image', 'label', 'id'),
+        num_classes=3,
+        identity=(),
+    )
+    expected = [source[i] for i in range(77)]
+    # One open file for two: every thread makes the others reopen.
+    monkeypatch.setattr(prepared, '_max_open', lambda: 1)
+    order = np.random.default_rng(0).integers(0, 77, 2000).tolist()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(source.__getitem__, order))
+    assert found == [expected[i] for i in order]
 
 
 def test_find_version_dir(copy, tmp_path):

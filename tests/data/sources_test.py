@@ -1,6 +1,8 @@
 """The split view over readers, and which adapter opens what."""
 
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -82,3 +84,30 @@ def test_unknown_split_names_the_dataset(dataset):
     with pytest.raises(ValueError, match=r'toy: unknown split'):
         dataset.complement('tain')
     assert dataset.complement('val[:3]') == 'test[3:]'
+
+
+def test_folders_and_manifests_go_to_their_adapter(tmp_path, monkeypatch, dataset):
+    opened = []
+
+    def opener(kind):
+        def open_it(path, *, holdout):
+            opened.append((kind, path, holdout))
+            return dataset
+
+        return open_it
+
+    folder = types.ModuleType('vit_jax.data.folder')
+    folder.open_folder = opener('folder')
+    folder.open_manifest = opener('manifest')
+    monkeypatch.setitem(sys.modules, 'vit_jax.data.folder', folder)
+    monkeypatch.setattr('vit_jax.data.folder', folder, raising=False)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'photos').mkdir()
+    sources.open_dataset(str(tmp_path / 'photos'), holdout=0.2)
+    sources.open_dataset('~/photos')
+    sources.open_dataset(f'{tmp_path}/list.CSV', holdout=0.3)
+    assert opened == [
+        ('folder', tmp_path / 'photos', 0.2),
+        ('folder', tmp_path / 'photos', 0.1),
+        ('manifest', tmp_path / 'list.CSV', 0.3),
+    ]

@@ -51,6 +51,11 @@ def open_named(
         raise _unknown(name)
     base, config, version = match['name'], match['config'], match['version']
     root = default_data_dir() if data_dir is None else pathlib.Path(data_dir)
+    if '://' in os.fspath(data_dir or ''):
+        raise ValueError(
+            f'data_dir {data_dir!r} is remote; random access needs local files: '
+            'mount the bucket or copy the dataset'
+        )
     root = root.expanduser().absolute()
 
     def find() -> pathlib.Path | None:
