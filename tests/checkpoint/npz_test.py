@@ -384,6 +384,36 @@ def test_two_arrays_of_one_name(tmp_path):
         checkpoint.open(path)
 
 
+def test_name_that_is_array_and_scope(tmp_path):
+    np.savez(tmp_path / 'a.npz', **{'head': np.ones(1), 'head/bias': np.ones(1)})
+    with pytest.raises(ValueError, match="holds 'head' as an array and as a scope"):
+        checkpoint.open(tmp_path / 'a.npz')
+
+
+def test_random_damage_is_always_a_value_error(tmp_path, params):
+    path = tmp_path / 'a.npz'
+    rng = np.random.default_rng(0)
+    np.savez_compressed(path, **flat(params))
+    whole = path.read_bytes()
+    array = header((2,)) + bytes(8)
+    refused = 0
+    for i in range(600):
+        if i % 2:  # anywhere in the zip
+            data = bytearray(whole)
+            data[rng.integers(len(data))] = rng.integers(256)
+            path.write_bytes(data)
+        else:  # in an array's header, with a checksum that agrees
+            data = bytearray(array)
+            data[rng.integers(len(data) - 8)] = rng.integers(256)
+            with zipfile.ZipFile(path, 'w') as archive:
+                archive.writestr('kernel.npy', bytes(data))
+        try:
+            checkpoint.load(path)
+        except ValueError:
+            refused += 1
+    assert refused > 300
+
+
 def test_importing_is_light():
     code = (
         'import sys, vit_jax.checkpoint; print(*{m.split(".")[0] for m in sys.modules})'

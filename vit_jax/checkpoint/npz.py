@@ -46,6 +46,7 @@ _BROKEN = (
     lzma.LZMAError,
     struct.error,
     EOFError,
+    OSError,
     NotImplementedError,
     RuntimeError,
     ValueError,
@@ -124,7 +125,7 @@ class Weights(Mapping):
 
     def _stored_names(self) -> dict[str, zipfile.ZipInfo]:
         """Returns name -> zip member, after what the directory alone can tell."""
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        infos = [info for info in self._zip.infolist() if info.filename[-1:] != '/']
         if not infos:
             raise ValueError(
                 f'{self.path} holds no arrays; expected an .npz of weights'
@@ -151,6 +152,12 @@ class Weights(Mapping):
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
             raise ValueError(f'{self.path} holds two arrays named {twice[0]!r}')
+        scopes = {name[:i] for name in names for i, c in enumerate(name) if c == '/'}
+        both = sorted(scopes.intersection(names))
+        if both:
+            raise ValueError(
+                f'{self.path} holds {both[0]!r} as an array and as a scope'
+            )
         return dict(zip(names, infos, strict=True))
 
     def _read_header(
@@ -168,7 +175,7 @@ class Weights(Mapping):
                 else:
                     raise ValueError(f'unexpected .npy version {version}')
                 header_bytes = file.tell()
-        except _BROKEN as e:
+        except Exception as e:  # numpy's parser lets through whatever its parts raise
             raise ValueError(
                 f'{self.path}: {info.filename} is not an array that can be read '
                 f'({e}). The file is damaged, truncated or no .npz of weights.'
