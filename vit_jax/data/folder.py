@@ -4,7 +4,9 @@ A million path strings take over 100 MB in every process. The lists here are pac
 names one after another in an array of bytes, and a number per file for its directory.
 """
 
+import contextlib
 import csv
+import ctypes
 import difflib
 import hashlib
 import operator
@@ -73,7 +75,7 @@ def open_folder(path: str | os.PathLike, *, holdout: float = 0.1) -> sources.Dat
         if split:
             by_split[split] = name
     if not by_split:
-        return _dataset(str(root), {'all': _list(root, '')}, holdout)
+        return _pack(str(root), {'all': _list(root, '')}, holdout)
     if 'train' not in by_split:
         raise ValueError(
             f'{root}: found {", ".join(sorted(by_split.values()))} but no train, '
@@ -81,7 +83,7 @@ def open_folder(path: str | os.PathLike, *, holdout: float = 0.1) -> sources.Dat
             'is called val, validation or test'
         )
     listings = {split: _list(root, name) for split, name in sorted(by_split.items())}
-    return _dataset(str(root), listings, holdout)
+    return _pack(str(root), listings, holdout)
 
 
 def open_manifest(path: str | os.PathLike, *, holdout: float = 0.1) -> sources.Dataset:
@@ -100,7 +102,7 @@ def open_manifest(path: str | os.PathLike, *, holdout: float = 0.1) -> sources.D
         split that is not in train; a file among the first rows that does not exist.
     """
     path = pathlib.Path(path)
-    return _dataset(str(path), _read_manifest(path), holdout)
+    return _pack(str(path), _read_manifest(path), holdout)
 
 
 class PackedStrings(Sequence):
@@ -120,18 +122,18 @@ class PackedStrings(Sequence):
 
     def take(self, indices: Int[np.ndarray, ' m']) -> 'PackedStrings':
         """Returns the strings at `indices`, in that order."""
-        ends = self.ends.astype(np.int64)
-        starts = np.concatenate([[0], ends[:-1]])[indices]
-        ends = ends[indices]
-        view = memoryview(self.blob)
-        parts = []
-        for i in range(0, len(indices), 65536):  # bounds the temporary objects
-            bounds = zip(
-                *(x[i : i + 65536].tolist() for x in (starts, ends)), strict=True
-            )
-            parts.append(b''.join(view[start:end] for start, end in bounds))
-        blob = np.frombuffer(b''.join(parts), np.uint8)
-        return PackedStrings(blob, np.cumsum(ends - starts))
+        lengths = np.diff(self.ends, prepend=self.ends.dtype.type(0))[indices]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        blob = np.empty(ends[-1] if len(ends) else 0, np.uint8)
+        for i in range(0, len(indices), 8192):  # bounds the temporary indices
+            part = slice(i, i + 8192)
+            # From where each byte comes: its place in its string, after the start.
+            starts = self.ends[indices[part]] - lengths[part]
+            first = ends[i] - lengths[i]
+            shift = starts.astype(np.int64) - (ends[part] - lengths[part])
+            places = np.arange(first, ends[part][-1])
+            blob[places] = self.blob[places + np.repeat(shift, lengths[part])]
+        return PackedStrings(blob, ends)
 
 
 class Files:
@@ -255,6 +257,18 @@ class _Listing:
         return Files(
             self.root, directories, places[directory], names.take(order), labels[order]
         )
+
+
+def _pack(name: str, listings: dict[str, _Listing], holdout: float) -> sources.Dataset:
+    """Returns a dataset of listings by split; empties the dict."""
+    count = sum(map(len, listings.values()))
+    dataset = _dataset(name, listings, holdout)
+    listings.clear()
+    if count > 100_000:
+        # glibc would keep the freed listings, twice the size of the dataset.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+    return dataset
 
 
 def _dataset(
