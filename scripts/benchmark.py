@@ -1,0 +1,202 @@
+"""Measures parts of vit_jax on the machine at hand.
+
+    python scripts/benchmark.py input            # the input pipeline
+    python scripts/benchmark.py input --json     # the same as JSON
+
+What is compared runs alternately in one process, so that whoever shares the machine
+disturbs both alike. Ratios are formed within each pair of runs; the table shows their
+median and range.
+"""
+
+import argparse
+import concurrent.futures
+import io
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one part of the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest='part', required=True)
+    add_input(parts)
+    args = parser.parse_args(argv)
+    report = {'machine': machine(), 'cores': available_cores(), 'part': args.part}
+    report['rows'] = args.run(args)
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print_report(report)
+
+
+def machine() -> str:
+    """Returns the name of the processor."""
+    info = pathlib.Path('/proc/cpuinfo')
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith('model name'):
+            return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def available_cores() -> int:
+    """Returns the number of cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def compare(
+    name: str, a: Callable[[], float], b: Callable[[], float], repeats: int
+) -> dict:
+    """Returns a row of the report: rates of `a` and `b`, measured alternately."""
+    rates = [(a(), b()) for _ in range(repeats)]
+    ratios = [ours / theirs for ours, theirs in rates]
+    return {
+        'name': name,
+        'rate': statistics.median(ours for ours, _ in rates),
+        'against': statistics.median(theirs for _, theirs in rates),
+        'ratio': statistics.median(ratios),
+        'ratio_range': [min(ratios), max(ratios)],
+    }
+
+
+def print_report(report: dict) -> None:
+    """Prints a table of images per second."""
+    print(f'{report["machine"]}, {report["cores"]} cores; images per second')
+    width = max(len(row['name']) for row in report['rows'])
+    print(f'{"":{width}}  {"ours":>7} {"against":>8}  ratio (range)')
+    for row in report['rows']:
+        low, high = row['ratio_range']
+        print(
+            f'{row["name"]:{width}}  {row["rate"]:7.0f} {row["against"]:8.0f}  '
+            f'{row["ratio"]:5.2f} ({low:.2f} to {high:.2f})'
+        )
+
+
+def add_input(parts: argparse._SubParsersAction) -> None:
+    """Adds the part `input` to the command line."""
+    parser = parts.add_parser(
+        'input', help='JPEGs to training batches, against decode + crop + resize alone'
+    )
+    parser.add_argument('--batch', type=int, default=128)
+    parser.add_argument('--size', type=int, default=224, help='of the square crops')
+    parser.add_argument('--images', type=int, default=4096, help='in each timed run')
+    parser.add_argument('--repeats', type=int, default=9, help='pairs of timed runs')
+    parser.add_argument(
+        '--workers', type=int, nargs='*', default=[0, 2], help='worker processes'
+    )
+    parser.add_argument('--json', action='store_true')
+    parser.set_defaults(run=run_input)
+
+
+class Photos:
+    """A source of 500×375 JPEGs in memory, parts of scikit-learn's two photos."""
+
+    class_names = ('china', 'flower')
+
+    def __init__(self, count: int = 64, quality: int = 90):
+        from PIL import Image
+        from sklearn.datasets import load_sample_images
+
+        rng = np.random.default_rng(0)
+        photos = load_sample_images().images
+        self.files = []
+        for i in range(count):
+            height, width = photos[i % 2].shape[:2]
+            top, left = rng.integers(0, height // 6), rng.integers(0, width // 6)
+            part = photos[i % 2][top:, left:][: height * 5 // 6, : width * 5 // 6]
+            image = Image.fromarray(part).resize((500, 375), Image.Resampling.LANCZOS)
+            file = io.BytesIO()
+            image.save(file, 'JPEG', quality=quality)
+            self.files.append(file.getvalue())
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def __getitem__(self, index: int) -> dict:
+        """Returns one of the photos."""
+        i = index % len(self.files)
+        return {'image': self.files[i], 'label': i % 2, 'name': f'photo {i}'}
+
+    def fingerprint(self) -> str:
+        """Returns what every source must have."""
+        return 'photos'
+
+
+def run_input(args: argparse.Namespace) -> list[dict]:
+    """Compares decoders, and the pipeline with the least work it could do."""
+    from PIL import Image
+
+    from vit_jax import data
+    from vit_jax.data import ops
+
+    source = Photos()
+
+    def with_pillow(file: bytes) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(file)).convert('RGB'))
+
+    def decode_all(decode: Callable) -> float:
+        start = time.thread_time()  # of the processor, which others may use as well
+        for file in source.files:
+            decode(file)
+        return len(source.files) / (time.thread_time() - start)
+
+    rows = [
+        compare(
+            'decode in one thread, against Pillow',
+            lambda: decode_all(ops.decode),
+            lambda: decode_all(with_pillow),
+            5 * args.repeats,
+        )
+    ]
+
+    cores = available_cores()
+    crop, resize = ops.RandomCrop(), ops.Resize((args.size, args.size))
+    pool = concurrent.futures.ThreadPoolExecutor(cores)
+
+    def work(numbers: range) -> None:
+        rng = np.random.default_rng(numbers.start)
+        for i in numbers:
+            resize(crop(ops.decode(source.files[i % len(source.files)]), rng))
+
+    def alone() -> float:
+        """The three operations on all cores; nothing is kept."""
+        step = -(-args.images // (8 * cores))
+        start = time.perf_counter()
+        list(pool.map(work, (range(i, i + step) for i in range(0, args.images, step))))
+        return step * -(-args.images // step) / (time.perf_counter() - start)
+
+    for workers in args.workers:
+        options = {'batch': args.batch, 'size': (args.size, args.size), 'seed': 0}
+        with data.train_batches(source, num_workers=workers, **options) as batches:
+
+            def delivered(batches=batches, workers=workers) -> float:
+                # First the batches that were made while nobody drew any.
+                for _ in itertools.islice(batches, 4 * (workers + 1)):
+                    pass
+                count = -(-args.images // args.batch)
+                start = time.perf_counter()
+                for _ in itertools.islice(batches, count):
+                    pass
+                rate = count * args.batch / (time.perf_counter() - start)
+                time.sleep(1.0)  # until as many have been made again
+                return rate
+
+            kind = f'{workers} worker processes' if workers else 'threads'
+            name = f'pipeline, {kind}, against decode + crop + resize'
+            rows.append(compare(name, delivered, alone, args.repeats))
+    return rows
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,32 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/benchmark.py'
+TINY = ['--images', '32', '--batch', '16', '--size', '32', '--repeats', '1']
+
+
+@pytest.mark.parametrize('as_json', [True, False])
+def test_input(as_json):
+    command = [sys.executable, SCRIPT, 'input', *TINY, '--workers', '0']
+    result = subprocess.run(
+        command + ['--json'] * as_json,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={'PYTHONPATH': ':'.join(sys.path), 'JAX_PLATFORMS': 'cpu'},
+    )
+    if not as_json:
+        assert 'pipeline, threads, against decode + crop + resize' in result.stdout
+        return
+    report = json.loads(result.stdout)
+    assert report['cores'] >= 1
+    decode, pipeline = report['rows']
+    assert 'Pillow' in decode['name']
+    for row in (decode, pipeline):
+        assert row['ratio'] > 0.05
+        assert row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
+        assert row['rate'] / row['against'] == pytest.approx(row['ratio'])
