@@ -53,7 +53,9 @@ def frozen(
         check_one_of(f'key of {what}', key, (*required, *optional))
     if missing := [key for key in required if key not in fields]:
         raise ValueError(f'{what} lacks {", ".join(missing)}: found {dict(fields)}.')
-    return FrozenConfigDict(dict(fields))
+    # JSON makes lists of tuples; a FrozenConfigDict would tell them apart.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return FrozenConfigDict(values)
 
 
 def check_patch_size(size: Any) -> None:

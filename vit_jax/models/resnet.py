@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 
 def standardize(
-    kernel: Float[Array, 'h w c f'], eps: float = 1e-5
+    kernel: Float[Array | np.ndarray, 'h w c f'], eps: float = 1e-5
 ) -> Float[Array, 'h w c f']:
     """Returns the kernel with mean 0 and deviation 1 for every output channel."""
     # eps is added to the deviation (timm adds it to the variance), and the deviation
