@@ -145,11 +145,9 @@ class TestTrain:
         batches = take(pipeline.train_batches(source, **TRAIN, resize=19), 3)
         step, row = 2, 4
         position = step * 6 + row
-        rng = pipeline.generator(3, position)
-        state = rng.bit_generator.state
         matches = []
         for example in source:
-            rng.bit_generator.state = state
+            (rng,) = pipeline.draws(3, np.array([position]))
             image = ops.ResizeShorter(19)(ops.decode(example['image']))
             image = ops.Resize((13, 17))(ops.RandomCrop()(image, rng))
             image = ops.Flip()(image, rng)
@@ -179,12 +177,23 @@ class TestTrain:
         ]
         assert 0 < sum(mirrored) < 6
 
-    def test_positions_do_not_share_random_numbers(self):
-        draws = np.array([pipeline.generator(3, p).random(40) for p in range(200)])
-        assert len(np.unique(draws)) == draws.size
-        assert np.abs(np.corrcoef(draws) - np.eye(200)).max() < 0.75
-        other = np.array([pipeline.generator(4, p).random(40) for p in range(200)])
-        assert not np.isin(draws, other).any()
+    def test_random_numbers_are_a_function_of_seed_and_position(self):
+        """And no two positions share any, also beyond those drawn at once."""
+
+        def numbers(seed: int, positions: list[int]) -> np.ndarray:
+            rngs = pipeline.draws(seed, np.array(positions))
+            return np.array([[rng.random() for _ in range(40)] for rng in rngs])
+
+        first = numbers(3, [*range(200)])
+        assert len(np.unique(first)) == first.size
+        assert abs(first.mean() - 0.5) < 0.02
+        assert 0 <= first.min() < first.max() < 1
+        np.testing.assert_array_equal(numbers(3, [77, 78, 79]), first[77:80])
+        np.testing.assert_array_equal(numbers(3, [199]), first[199:])
+        assert not np.isin(first, numbers(4, [*range(200)])).any()
+        late = numbers(3, [2**40, 2**40 + 1])
+        assert len(np.unique(late)) == late.size
+        assert not np.isin(first, late).any()
 
     def test_fewer_examples_than_the_batch(self):
         with pytest.raises(ValueError, match=r'found 5 training .* batch of 6'):

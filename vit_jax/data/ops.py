@@ -2,8 +2,8 @@
 
 Training, evaluation and prediction share `decode`, so that a file looks the same to
 all of them. Deterministic steps are called with an image, random ones with an image
-and a generator; both keep the dtype, so that the same `Resize` serves uint8 (training)
-and float32 (evaluation).
+and a source of numbers. All but the last keep the dtype, so that the same `Resize`
+serves uint8 (training) and float32 (evaluation).
 """
 
 import io
@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -19,13 +20,19 @@ import simplejpeg
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
-Generator = np.random.Generator
-
 _JPEG = b'\xff\xd8'
 _ORIENTATION = 0x0112  # the EXIF tag
 # libjpeg's warnings about bytes between segments, after which the picture is whole.
 # TensorFlow decodes such files silently. Any other warning means damaged pixels.
 _HARMLESS = re.compile('extraneous bytes before marker|JFIF revision|Adobe color')
+
+
+@runtime_checkable
+class Random(Protocol):
+    """Where random steps get their numbers, for example a numpy Generator."""
+
+    def random(self) -> float:
+        """Returns the next number, uniform in [0, 1)."""
 
 
 class UndecodableImage(ValueError):  # noqa: N818 (a noun: the image, not the act)
@@ -223,13 +230,13 @@ class RandomCrop:
             )
 
     def __call__(
-        self, image: Shaped[np.ndarray, 'h w c'], rng: Generator
+        self, image: Shaped[np.ndarray, 'h w c'], rng: Random
     ) -> Shaped[np.ndarray, 'new_h new_w c']:
         """Returns the part as a view."""
         top, left, height, width = self.box(*image.shape[:2], rng)
         return image[top : top + height, left : left + width]
 
-    def box(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int, rng: Random) -> tuple[int, int, int, int]:
         """Returns (top, left, height, width) of a part of a height × width image."""
         area = height * width
         narrowest, widest = self.aspect
@@ -252,7 +259,7 @@ class Flip:
     """Left becomes right with probability ½."""
 
     def __call__(
-        self, image: Shaped[np.ndarray, 'h w 3'], rng: Generator
+        self, image: Shaped[np.ndarray, 'h w 3'], rng: Random
     ) -> Shaped[np.ndarray, 'h w 3']:
         """Returns the image or its mirror image."""
         return cv2.flip(image, 1) if rng.random() < 0.5 else image

@@ -10,10 +10,11 @@ be simpler, but then as many batches are under way as there are cores, 900 MB ea
 """
 
 import concurrent.futures
+import itertools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,9 @@ _STEPS = 1 << 40
 # Batches under way or waiting in the main process: while one is finished, the threads
 # that find no more work in it begin with the next.
 _AHEAD = 2
+# Random numbers that are drawn at once per example: three attempts at a crop and a flip
+# are 13. A multiple of 4.
+_DRAWS = 16
 # A source of which so many examples in a row do not decode is not one of images.
 _MAX_SKIPPED = 1000
 _SKIP_HINT = '--config.skip_corrupt=True takes the next good image instead'
@@ -173,20 +177,46 @@ class _Rows:
         return np.arange(first, first + rows)
 
 
-def generator(seed: int, position: int) -> np.random.Generator:
-    """Returns the randomness of the example at a global position."""
-    # A generator counts its draws in the same number; in its lowest 64 bits, so that
-    # the draws of one position are not those of the next, a few later.
-    return np.random.Generator(np.random.Philox(key=seed, counter=position << 64))
+class _Draws:
+    """The random numbers of one position, as many as are asked for."""
+
+    def __init__(self, seed: int, position: int, first: list[float]):
+        self.random = itertools.chain(first, _more(seed, position)).__next__
+
+
+def draws(seed: int, positions: Int64[np.ndarray, ' b']) -> list[_Draws]:
+    """Returns the randomness of examples at consecutive global positions.
+
+    The numbers of a position are a pure function of seed and position. All numbers are
+    parts of one long stream, of which a few of each position are drawn at once: making
+    a generator takes longer than drawing a thousand numbers, and asks the system for
+    entropy that is not used.
+    """
+    # Philox counts blocks of four numbers.
+    start = int(positions[0]) * _DRAWS // 4
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=start))
+    numbers = rng.random((len(positions), _DRAWS)).tolist()
+    return [
+        _Draws(seed, int(position), first)
+        for position, first in zip(positions, numbers, strict=True)
+    ]
+
+
+def _more(seed: int, position: int) -> Iterator[float]:
+    # Far from the numbers that all positions have, and 2⁶⁴ blocks for each.
+    start = (1 << 192) + (position << 64)
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=start))
+    while True:
+        yield rng.random()
 
 
 @runtime_checkable
 class _ExampleReader(Protocol):
-    """Global position -> the example's row of each array of the batch."""
+    """Consecutive global positions -> for each, a row of all arrays of the batch."""
 
     def layout(self, rows: int) -> workers.Layout: ...
 
-    def __call__(self, position: int) -> dict[str, Any]: ...
+    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Iterator[dict]: ...
 
 
 @dataclass(frozen=True)
@@ -207,13 +237,15 @@ class _TrainExample:
             'skipped': ((rows,), 'int32'),
         }
 
-    def __call__(self, position: int) -> dict[str, Any]:
-        image, label, skipped = self._next_good(self.order[position])
-        image = self.augment(image, generator(self.seed, position))
-        return {'image': image, 'label': label, 'skipped': skipped}
+    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Iterator[dict]:
+        rngs = draws(self.seed, positions)
+        for position, rng in zip(positions.tolist(), rngs, strict=True):
+            image, label, skipped = self._next_good(self.order[position])
+            image = self.augment(image, rng)
+            yield {'image': image, 'label': label, 'skipped': skipped}
 
     def augment(
-        self, image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator
+        self, image: UInt8[np.ndarray, 'h w 3'], rng: ops.Random
     ) -> UInt8[np.ndarray, 'new_h new_w 3']:
         if self.resize is not None:
             image = ops.ResizeShorter(self.resize)(image)
@@ -257,7 +289,10 @@ class _EvalExample:
             'skipped': ((rows,), 'int32'),
         }
 
-    def __call__(self, position: int) -> dict[str, Any]:
+    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Iterator[dict]:
+        return map(self._row, positions.tolist())
+
+    def _row(self, position: int) -> dict:
         padding = {'image': 0, 'label': 0, 'mask': 0, 'index': -1, 'skipped': 0}
         if position >= len(self.source):
             return padding
@@ -315,9 +350,10 @@ class _Reader:
         arrays, batch = workers.allocate(self._read.layout(rows))
 
         def fill(part: range) -> None:
-            for row in part:
-                for name, value in self._read(int(positions[row])).items():
-                    arrays[name][row] = value
+            values = self._read(positions[part.start : part.stop])
+            for row, value in zip(part, values, strict=True):
+                for name, array in arrays.items():
+                    array[row] = value[name]
 
         # Few rows at a time, so that all threads are busy to the end.
         step = max(1, rows // (8 * self._num_threads))
