@@ -41,7 +41,7 @@ def get_config(model_or_filename: str) -> ConfigDict:
             f'{", ".join(RECOMMENDED)}.' + config_lib.nearest(key, RECOMMENDED)
         )
     config = config_lib.default()
-    config.model = models.AUGREG_CONFIGS[key].copy_and_resolve_references()
+    config.model = models.get_config(models.AUGREG_CONFIGS[key].model_name)
     config.model.transformer.dropout_rate = 0.0
     config.model.head_init = 'zeros'
     filename = (

@@ -31,7 +31,7 @@ def get_config(stage: str = 'scratch') -> ConfigDict:
     config.pp.test = 'test'
     # Digits are neither mirrored nor found in corners of a picture.
     config.pp.flip = False
-    config.pp.min_area = 0.6
+    config.pp.min_area = 0.8
 
     config.model = ConfigDict(
         {
@@ -59,7 +59,7 @@ def get_config(stage: str = 'scratch') -> ConfigDict:
         config.pp.crop = 16
         config.total_steps = 1500
         config.warmup_steps = 100
-        config.base_lr = 2e-3
+        config.base_lr = 1e-3
     elif stage == 'finetune':
         config.pretrained = 'runs/quickstart/model.npz'
         config.pp.crop = 32

@@ -54,7 +54,6 @@ FOR_ALL_PRESETS = {
     'batch': 512,
     'accum_steps': 8,
     'warmup_steps': 500,
-    'pp.crop': 384,
 }
 
 
@@ -78,6 +77,7 @@ def get_config(argument: str) -> ConfigDict:
     )
     if dataset in PRESETS:
         config.update_from_flattened_dict({**FOR_ALL_PRESETS, **PRESETS[dataset]})
+        config.pp.crop = config_lib.largest_crop(config.model, 384)
     if (name, dataset) == ('b16', 'cifar10'):
         config.base_lr = 0.01
     return config

@@ -12,6 +12,10 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
+
+from vit_jax import config as config_lib
+from vit_jax import models
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
@@ -29,3 +33,48 @@ def golden():
             return dict(arrays)
 
     return load
+
+
+def make_photos(root: pathlib.Path, *, classes=('cat', 'dog', 'eel'), **splits: int):
+    """Writes `split/class/i.png`, as many of each class as said for each split.
+
+    The classes differ in colour, so that a model can learn them.
+    """
+    for split, per_class in splits.items():
+        for label, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                rng = np.random.default_rng([label, i, len(split)])
+                pixels = rng.integers(0, 100, (20, 24, 3), np.uint8)
+                pixels[..., label % 3] += 120
+                Image.fromarray(pixels).save(folder / f'{i}.png')
+    return root
+
+
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory):
+    """Returns a folder with 24 training and 15 test images of three classes."""
+    return make_photos(tmp_path_factory.mktemp('photos'), train=8, test=5)
+
+
+def tiny_config(dataset, **settings):
+    """Returns the configuration of a run of a few steps that takes a second."""
+    config = config_lib.default()
+    config.dataset = str(dataset)
+    config.model = models.get_config('testing')
+    config.model.head_init = 'zeros'
+    config.pp.crop = 16
+    config.pp.val = 'test[:60%]'
+    config.pp.train = 'train'
+    config.pp.test = 'test[60%:]'
+    config.batch = 8
+    config.accum_steps = 1
+    config.total_steps = 4
+    config.warmup_steps = 1
+    config.eval_every = 2
+    config.progress_every = 1
+    config.checkpoint_every = 2
+    config.num_threads = 2
+    config.update_from_flattened_dict(settings)
+    return config

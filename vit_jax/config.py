@@ -9,6 +9,7 @@ Each key is either *what* (it decides the numbers) or *how* (it does not: device
 workers, paths, logging). Resuming a run compares the *what* keys alone.
 """
 
+import contextlib
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -260,7 +261,8 @@ def resolve(
     tenth of them warm up, at most 500, as in all published runs. The batch is 512,
     or for small datasets the power of two nearest below a quarter of the examples;
     parts of it hold at most 64 images, which is what the original's 8 parts of 512
-    come to. Images are 384 pixels wide from 10,000 examples on, otherwise 224.
+    come to. Images are 384 pixels wide from 10,000 examples on, otherwise 224, or the
+    most below that the model's patches cover (378 for ViT-H_14).
 
     Args:
         config: a configuration with `None` where a value shall be found.
@@ -297,8 +299,20 @@ def resolve(
     total_steps = value('total_steps', default_steps)
     value('warmup_steps', lambda: min(500, total_steps // 10))
     if config.pp.size is None and config.pp.crop is None:
-        found['pp.crop'] = 384 if num_examples >= 10_000 else 224
+        wanted = 384 if num_examples >= 10_000 else 224
+        found['pp.crop'] = largest_crop(config.model, wanted)
     return found
+
+
+def largest_crop(model_config: ConfigDict, wanted: int) -> int:
+    """Returns the side of the largest square, up to `wanted`, that a model takes."""
+    for side in range(wanted, 0, -1):
+        with contextlib.suppress(ValueError):
+            models.patch_grid(model_config, (side, side))
+            return side
+    raise ValueError(
+        f'{model_config.model_name} takes no images up to {wanted} pixels.'
+    )
 
 
 def check(config: ConfigDict, *, num_devices: int = 1) -> None:

@@ -3,7 +3,6 @@
 import signal
 import threading
 from types import FrameType
-from typing import Self
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -32,7 +31,7 @@ class Interruption:
         self.signum: int | None = None
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'Interruption':
         if threading.current_thread() is threading.main_thread():
             self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
         return self

@@ -185,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f'vit_jax: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

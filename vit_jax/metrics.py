@@ -11,7 +11,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import tensorboardX
 import tqdm
@@ -56,7 +56,7 @@ class MetricsLog:
                     name, value, global_step=record['step'], walltime=record['time']
                 )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'MetricsLog':
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -140,7 +140,7 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'Progress':
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -35,7 +35,7 @@ __all__ = ['TrainState', 'train_and_evaluate', 'train_step']
 
 log = logging.getLogger(__name__)
 
-Judge = Callable[[PyTree, str], dict[str, float]]
+Judge = Callable[[PyTree, str, int], dict[str, float]]
 
 
 def train_and_evaluate(
@@ -77,14 +77,15 @@ def train_and_evaluate(
         _fill_in(config, len(sources['train']), run)
         config_lib.check(config, num_devices=jax.device_count())
 
-        # The run directory: does it hold this run, and how far did that come?
-        run.open(config, dataset.class_names, sources)
-        if results := run.results():
-            log.info('The run in %s is complete; nothing is left to do.', run.path)
-            return checkpoint.load(run.path / 'model.npz'), _summary(results)
+        # The run directory: how far did a run come here, and is it this one?
         checkpoints = stack.enter_context(
             TrainCheckpoints(run.path / 'checkpoints', config.keep_checkpoints)
         )
+        start = checkpoints.latest_step()
+        run.open(config, dataset.class_names, sources, resume=start is not None)
+        if summary := run.summary():
+            log.info('The run in %s is complete; nothing is left to do.', run.path)
+            return checkpoint.load(run.path / 'model.npz'), summary
 
         # Model and state: restored, pretrained or new.
         mesh = sharding.make_mesh(config.sharding.fsdp)
@@ -97,7 +98,6 @@ def train_and_evaluate(
             scan_layers=config.scan_layers,
         )
         initializer = Initializer(config, len(dataset.class_names), optimizer, mesh)
-        start = checkpoints.latest_step()
         if start is not None:
             like = initializer.shapes().to_saved()
             state = TrainState.from_saved(checkpoints.restore(start, like))
@@ -107,7 +107,9 @@ def train_and_evaluate(
 
         # Training.
         judge = _make_judge(config, model, sources, mesh)
-        if not _waited_enough(config, start, checkpoints.best()):
+        if start < config.total_steps and not _waited_enough(
+            config, start, checkpoints.best()
+        ):
             state = _train(
                 config,
                 run,
@@ -121,7 +123,7 @@ def train_and_evaluate(
             )
 
         # Results: the last parameters and the best on val, both judged on test.
-        results = []
+        results: list[dict[str, Any]] = []
         for which, step, params in _candidates(state, checkpoints):
             run.save_model(which, models.unstack(params))
             for role in ('val', 'test'):
@@ -132,13 +134,15 @@ def train_and_evaluate(
                             'step': step,
                             'role': role,
                             'split': config.pp[role],
-                            **judge(params, role),
+                            **judge(params, role, step),
                         }
                     )
         run.save_card(_card(config, dataset, results))
-        run.finish(results)
-        log.info('Results:\n%s', table(results))
-        return models.unstack(state.params), _summary(results)
+        summary = _summary(int(state.step), results)
+        run.finish(results, summary)
+        if results:
+            log.info('Results:\n%s', table(results))
+        return models.unstack(state.params), summary
 
 
 def _train(
@@ -184,7 +188,7 @@ def _train(
                 record |= throughput.rates()
                 _require_finite(state, run)
             if 'val' in sources and due(config.eval_every):
-                val = judge(state.params, 'val')
+                val = judge(state.params, 'val', step)
                 record |= {f'val_{name}': val[name] for name in ('accuracy', 'loss')}
             if record:
                 writer.write(step, record)
@@ -199,12 +203,12 @@ def _train(
                 checkpoints.save(step, state.to_saved(), val)
             if record:
                 throughput.restart()
-            if last:
-                break
             if interruption.signum:
                 checkpoints.wait()
-                log.info('Stopped by a signal at step %d; saved.', step)
+                log.info('Stopped by a signal; state %d is saved.', step)
                 raise Interrupted(interruption.signum, step)
+            if last:
+                break
         checkpoints.wait()
         return state
 
@@ -225,7 +229,8 @@ def on_devices(
 def _open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Source]:
     """Returns the sources by role, and notes the splits in the configuration."""
     splits = config_lib.choose_splits(config.pp, dataset.splits, dataset.complement)
-    config.pp.update(splits)
+    with config.ignore_type():  # None, where the dataset has nothing for a role
+        config.pp.update(splits)
     sources = {role: dataset.source(split) for role, split in splits.items() if split}
     for role, source in sources.items():
         if not len(source):
@@ -281,10 +286,13 @@ def _make_judge(
     sources: Mapping[str, data.Source],
     mesh: Mesh,
 ) -> Judge:
-    """Returns a function that evaluates parameters on the split of a role."""
+    """Returns a function that evaluates the parameters of a step on a role's split."""
     eval_step = evaluate.make_eval_step(model)
+    known = {}
 
-    def judge(params: PyTree, role: str) -> dict[str, float]:
+    def judge(params: PyTree, role: str, step: int) -> dict[str, float]:
+        if (role, step) in known:
+            return known[role, step]
         source = sources[role]
         batches = data.eval_batches(
             source,
@@ -298,7 +306,8 @@ def _make_judge(
             mean=MEAN,
             std=STD,
         )
-        return evaluate.evaluate(eval_step, params, batches, mesh)
+        known[role, step] = evaluate.evaluate(eval_step, params, batches, mesh)
+        return known[role, step]
 
     return judge
 
@@ -359,9 +368,9 @@ def _card(
     )
 
 
-def _summary(results: list[dict[str, Any]]) -> dict[str, float]:
+def _summary(step: int, results: list[dict[str, Any]]) -> dict[str, float]:
     """Returns the final metrics by name."""
-    summary = {}
+    summary = {'step': step}
     for row in results:
         prefix = 'best_' if row['parameters'] == 'best' else ''
         summary[f'{prefix}step'] = row['step']

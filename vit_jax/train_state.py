@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
 from vit_jax import checkpoint, models, sharding
@@ -25,8 +25,10 @@ def stream(seed: int, name: int) -> PRNGKeyArray:
 class TrainState:
     """State s of a run: all that step s needs, besides batch s.
 
+    A field holds arrays, or in their places their shapes or shardings.
+
     Attributes:
-        step: s, the number of optimizer steps applied.
+        step: s, the number of optimizer steps applied, an int32 scalar.
         params: the parameters.
         opt_state: the optimizer's state.
         skipped: how many corrupt images were replaced in the batches so far.
@@ -36,11 +38,11 @@ class TrainState:
         loss_scale: of float16 training; None without.
     """
 
-    step: Int[Array, '']
+    step: PyTree
     params: PyTree
     opt_state: PyTree
-    skipped: Int[Array, '']
-    first_nonfinite: Int[Array, '']
+    skipped: PyTree
+    first_nonfinite: PyTree
     model_state: PyTree = None
     averaged_params: PyTree = None
     loss_scale: PyTree = None
@@ -149,10 +151,12 @@ class Initializer:
         """Initialises the parameters that are shapes so far, and only those."""
         leaves, structure = jax.tree.flatten(params)
         new = [i for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)]
-        # The compiler drops the initialisation of what is not returned.
+        # The compiler drops the initialisation of what is not returned. It runs once:
+        # optimising it takes several times as long as it can save.
         init = jax.jit(
             lambda: [jax.tree.leaves(self._init_params())[i] for i in new],
             out_shardings=[leaves[i].sharding for i in new],
+            compiler_options={'xla_backend_optimization_level': 0},
         )
         for i, value in zip(new, init(), strict=True):
             leaves[i] = value

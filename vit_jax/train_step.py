@@ -9,27 +9,33 @@ with the same bits as one that was not.
 import collections
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
 from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Any]  # of arrays
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 # The model's input is (pixels - MEAN) / STD, that is, in [-1, 1].
 MEAN = STD = 127.5
 
+# XLA may otherwise leave out roundings to bfloat16 that the program asks for. With
+# them, four steps with bfloat16 momentum end within 1e-7 of the original's numbers,
+# without them within 1e-4.
+COMPILER_OPTIONS = {'xla_allow_excess_precision': False}
+
 # Steps that the host may be ahead of the device.
 MAX_IN_FLIGHT = 4
 
 
-def normalize(images: UInt8[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+def normalize(images: Num[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """Returns pixels 0…255 as the model takes them, in [-1, 1]."""
     return (images.astype(jnp.float32) - MEAN) / STD
 
@@ -119,7 +125,7 @@ def train_step(
         accum_steps,
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm) | (state.first_nonfinite >= 0)
     state = state.replace(
         step=state.step + 1,
@@ -146,11 +152,16 @@ def compile_step(
         seed=config.seed,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=COMPILER_OPTIONS,
+    )
 
 
 def training_steps(
-    step_fn: Step, state: TrainState, batches: Iterator[Batch], start: int, stop: int
+    step_fn: Step, state: TrainState, batches: Iterator, start: int, stop: int
 ) -> Iterator[tuple[int, TrainState, dict[str, Array]]]:
     """Yields (s, state s, what step s - 1 gave) for s from start + 1 to stop.
 

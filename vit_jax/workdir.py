@@ -70,6 +70,8 @@ class RunDirectory:
         config: ConfigDict,
         class_names: Sequence[str],
         sources: Mapping[str, Source],
+        *,
+        resume: bool,
     ) -> None:
         """Starts or continues a run here.
 
@@ -77,12 +79,16 @@ class RunDirectory:
             config: the resolved configuration.
             class_names: of the dataset.
             sources: the examples by role (train, val, test).
+            resume: whether a run has left a checkpoint here. One that has not, and is
+                not complete either, has nothing to lose and is replaced.
 
         Raises:
             ValueError: the directory holds a run whose numbers another configuration
                 or other data decided; each difference is listed with both values.
         """
         record, before = self.record(), self.config()
+        if not resume and 'summary' not in record:
+            record, before = {}, None
         known = record.get('fingerprints', {})
         fingerprints = _fingerprints(config, class_names, sources, known)
         if before is not None:
@@ -99,16 +105,15 @@ class RunDirectory:
                     + '\n'.join(f'  {line}' for line in differences)
                     + '\nChoose another --workdir, or repeat the settings of that run.'
                 )
-        self._write('config.json', config.to_dict())
         starts = [*record.get('starts', []), _start()]
         self._write(
-            'run.json',
-            {**record, 'fingerprints': fingerprints, 'starts': starts},
+            'run.json', {**record, 'fingerprints': fingerprints, 'starts': starts}
         )
+        self._write('config.json', config.to_dict())
 
-    def results(self) -> list[dict[str, Any]] | None:
+    def summary(self) -> dict[str, float] | None:
         """Returns what a complete run reached; None if there is no complete one."""
-        return self.record().get('results')
+        return self.record().get('summary')
 
     def save_model(self, which: str, params: PyTree) -> None:
         """Writes model.npz ('last') or model_best.npz ('best'), published names."""
@@ -121,9 +126,10 @@ class RunDirectory:
         if jax.process_index() == 0:
             card.save(self.path / 'model.json')
 
-    def finish(self, results: list[dict[str, Any]]) -> None:
+    def finish(self, results: list[dict[str, Any]], summary: dict[str, float]) -> None:
         """Notes that the run is complete, and what it reached."""
-        self._write('run.json', {**self.record(), 'results': results})
+        reached = {'results': results, 'summary': summary}
+        self._write('run.json', {**self.record(), **reached})
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
@@ -131,6 +137,8 @@ class RunDirectory:
         handler = logging.FileHandler(self.path / 'train.log')
         handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
         package = logging.getLogger('vit_jax')
+        if package.level == logging.NOTSET:
+            package.setLevel(logging.INFO)
         package.addHandler(handler)
         try:
             yield

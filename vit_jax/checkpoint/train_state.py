@@ -5,10 +5,10 @@ in the published layout (one subtree per encoder block) whether or not the run s
 its blocks, and nothing about the data: the position in the data is the step.
 """
 
-import logging
+import math
 import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,7 +21,12 @@ _ITEM = 'state'
 
 
 def _rank(metrics: Mapping[str, float]) -> tuple[float, float, float]:
-    """Orders checkpoints by what val said: accuracy, then loss, then the earlier."""
+    """Orders checkpoints by what val said: accuracy, then loss, then the earlier.
+
+    Those that val was not asked about come before all others, the newest last.
+    """
+    if 'accuracy' not in metrics:
+        return (-math.inf, -math.inf, metrics['step'])
     return (metrics['accuracy'], -metrics['loss'], -metrics['step'])
 
 
@@ -41,17 +46,15 @@ class TrainCheckpoints:
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
-        # Orbax tells its progress at INFO, several lines a checkpoint.
-        logging.getLogger('absl').setLevel(logging.WARNING)
         policies = [
             checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
-            ),
+            checkpoint_managers.BestN(get_metric_fn=_rank, n=1),
         ]
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
             options=ocp.CheckpointManagerOptions(
+                # It chooses nothing here, but without it Orbax writes no metrics.
+                best_fn=_rank,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 # What a killed run had begun to write is removed.
                 cleanup_tmp_directories=True,
@@ -61,7 +64,9 @@ class TrainCheckpoints:
         )
         # The best one is always kept, so that what was the best is known from here.
         known = [self._manager.metrics(step) for step in self._manager.all_steps()]
-        self._best = max((found for found in known if found), key=_rank, default=None)
+        self._best = max(
+            (found for found in known if 'accuracy' in found), key=_rank, default=None
+        )
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint, or None."""
@@ -90,16 +95,14 @@ class TrainCheckpoints:
         Raises:
             OSError: an earlier save has failed; the checkpoints before it are whole.
         """
-        if metrics is not None:
-            metrics = {**metrics, 'step': step}
-            if self.is_better(step, metrics):
-                self._best = metrics
+        if metrics is not None and self.is_better(step, metrics):
+            self._best = {**metrics, 'step': step}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 **{_ITEM: ocp.args.StandardSave(models.unstack(saved))}
             ),
-            metrics=metrics,
+            metrics={**(metrics or {}), 'step': step},
         )
 
     def restore(self, step: int, like: PyTree) -> PyTree:
@@ -138,7 +141,7 @@ class TrainCheckpoints:
         """Returns when everything started is on disk; raises what made it fail."""
         self._manager.wait_until_finished()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'TrainCheckpoints':
         return self
 
     def __exit__(self, *_: object) -> None:

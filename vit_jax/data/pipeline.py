@@ -93,7 +93,7 @@ def train_batches(
         )
     rows = _Rows(batch, host, num_hosts)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    read = _TrainExample(
+    read = _TrainExamples(
         source, order, seed, tuple(size), resize, min_area, flip, skip_corrupt
     )
     threads = _num_threads(num_threads, num_workers)
@@ -146,7 +146,7 @@ def eval_batches(
     if len(source) == 0:
         raise ValueError('found no examples to evaluate, expected at least one')
     rows = _Rows(batch, host, num_hosts)
-    read = _EvalExample(
+    read = _EvalExamples(
         source, tuple(size), resize, ops.ValueRange(mean, std), skip_corrupt
     )
     threads = _num_threads(num_threads, num_workers)
@@ -211,16 +211,22 @@ def _more(seed: int, position: int) -> Iterator[float]:
 
 
 @runtime_checkable
-class _ExampleReader(Protocol):
-    """Consecutive global positions -> for each, a row of all arrays of the batch."""
+class _Examples(Protocol):
+    """Global positions -> the rows of a batch.
+
+    What is decided in Python is planned for the whole batch by one thread, so that the
+    threads that decode seldom wait for each other's interpreter lock.
+    """
 
     def layout(self, rows: int) -> workers.Layout: ...
 
-    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Iterator[dict]: ...
+    def plan(self, positions: Int64[np.ndarray, ' b']) -> list: ...
+
+    def read(self, planned: Any) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
-class _TrainExample:
+class _TrainExamples:
     source: sources.Source
     order: grain.MapDataset  # position -> index
     seed: int
@@ -237,12 +243,14 @@ class _TrainExample:
             'skipped': ((rows,), 'int32'),
         }
 
-    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Iterator[dict]:
-        rngs = draws(self.seed, positions)
-        for position, rng in zip(positions.tolist(), rngs, strict=True):
-            image, label, skipped = self._next_good(self.order[position])
-            image = self.augment(image, rng)
-            yield {'image': image, 'label': label, 'skipped': skipped}
+    def plan(self, positions: Int64[np.ndarray, ' b']) -> list:
+        indices = [self.order[position] for position in positions.tolist()]
+        return list(zip(indices, draws(self.seed, positions), strict=True))
+
+    def read(self, planned: tuple[int, _Draws]) -> dict[str, Any]:
+        index, rng = planned
+        image, label, skipped = self._next_good(index)
+        return {'image': self.augment(image, rng), 'label': label, 'skipped': skipped}
 
     def augment(
         self, image: UInt8[np.ndarray, 'h w 3'], rng: ops.Random
@@ -273,7 +281,7 @@ class _TrainExample:
 
 
 @dataclass(frozen=True)
-class _EvalExample:
+class _EvalExamples:
     source: sources.Source
     size: tuple[int, int]
     resize: int | None
@@ -289,10 +297,11 @@ class _EvalExample:
             'skipped': ((rows,), 'int32'),
         }
 
-    def __call__(self, positions: Int64[np.ndarray, ' b']) -> Iterator[dict]:
-        return map(self._row, positions.tolist())
+    def plan(self, positions: Int64[np.ndarray, ' b']) -> list:
+        return positions.tolist()
 
-    def _row(self, position: int) -> dict:
+    def read(self, planned: int) -> dict[str, Any]:
+        position = planned
         padding = {'image': 0, 'label': 0, 'mask': 0, 'index': -1, 'skipped': 0}
         if position >= len(self.source):
             return padding
@@ -336,27 +345,28 @@ def _open(
 class _Reader:
     """Positions -> a batch, its rows read in parallel."""
 
-    def __init__(self, read: _ExampleReader, num_threads: int):
-        self._read = read
+    def __init__(self, examples: _Examples, num_threads: int):
+        self._examples = examples
         self._num_threads = num_threads
         self._lock = threading.Lock()
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
     def __reduce__(self):
-        return type(self), (self._read, self._num_threads)
+        return type(self), (self._examples, self._num_threads)
 
     def __call__(self, positions: Int64[np.ndarray, ' b']) -> Any:
         rows = len(positions)
-        arrays, batch = workers.allocate(self._read.layout(rows))
+        arrays, batch = workers.allocate(self._examples.layout(rows))
+        plan = self._examples.plan(positions)
 
         def fill(part: range) -> None:
-            values = self._read(positions[part.start : part.stop])
-            for row, value in zip(part, values, strict=True):
+            for row in part:
+                values = self._examples.read(plan[row])
                 for name, array in arrays.items():
-                    array[row] = value[name]
+                    array[row] = values[name]
 
-        # Few rows at a time, so that all threads are busy to the end.
-        step = max(1, rows // (8 * self._num_threads))
+        # Some parts per thread, so that all are busy to the end.
+        step = math.ceil(rows / (4 * self._num_threads))
         parts = [range(i, min(i + step, rows)) for i in range(0, rows, step)]
         futures = [self._threads().submit(fill, part) for part in parts]
         try:

@@ -1,0 +1,143 @@
+"""The command line: recipes, keys and slips, all through `main.parse`."""
+
+import pathlib
+
+import pytest
+
+from vit_jax import config as config_lib
+from vit_jax import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = {
+    'quickstart.py': ['', ':finetune'],
+    'vit.py': [':b16,cifar10', ':r50_l32,imagenet2012', ':ViT-Ti_16,/some/photos'],
+    'augreg.py': [
+        ':R_Ti_16',
+        ':B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0',
+    ],
+}
+
+
+def parse(*arguments):
+    return main.parse(['main', '--workdir=runs/x', *arguments])[0]
+
+
+def test_every_recipe_is_listed_here():
+    found = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    assert found - {'__init__.py', 'models.py'} == set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    'reference', [name + arg for name, args in RECIPES.items() for arg in args]
+)
+def test_recipes_by_path_and_by_name(reference, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    by_path = parse(f'--config=configs/{reference}')
+    if by_path.dataset is None:  # augreg.py leaves it to the user
+        by_path.dataset = 'cifar10'
+    config_lib.check(by_path)
+    monkeypatch.chdir(tmp_path)
+    for by_name in (parse(f'--config={reference}'), parse('--config', reference)):
+        by_name.dataset = by_path.dataset
+        assert config_lib.flatten(by_name) == config_lib.flatten(by_path)
+
+
+def test_a_recipe_in_the_current_folder_wins(tmp_path, monkeypatch):
+    text = (ROOT / 'configs/quickstart.py').read_text()
+    (tmp_path / 'vit.py').write_text(text.replace("'digits'", "'mine'"))
+    monkeypatch.chdir(tmp_path)
+    assert parse('--config=vit.py').dataset == 'mine'
+
+
+VALUES = {
+    bool: lambda old: not old,
+    int: lambda old: old + 1,
+    float: lambda old: old + 0.5,
+    str: lambda old: old + 'x',
+    tuple: lambda old: (4, 4),
+    list: lambda old: (4, 4),
+}
+NEW_VALUES = {
+    'accum_steps': 2,
+    'batch': 64,
+    'dataset': 'mnist',
+    'num_threads': 3,
+    'pp.crop': 48,
+    'pp.resize': 64,
+    'pp.size': (32, 48),
+    'pretrained': '/a/file.npz',
+    'tfds_data_dir': '/a',
+    'tfds_manual_dir': '/b',
+    'total_steps': 11,
+    'warmup_steps': 3,
+    'model.representation_size': 7,
+}
+
+
+def all_keys():
+    return sorted(config_lib.flatten(parse('--config=vit.py:b16,cifar10')))
+
+
+@pytest.mark.parametrize('key', all_keys())
+def test_every_key_is_set_from_the_command_line(key):
+    before = config_lib.flatten(parse('--config=vit.py:b16,cifar10'))[key]
+    value = NEW_VALUES.get(key)
+    if value is None:
+        value = VALUES[type(before)](before)
+    config = parse('--config=vit.py:b16,cifar10', f'--config.{key}={value}')
+    found = config_lib.flatten(config)[key]
+    assert found == (list(value) if isinstance(value, tuple) else value)
+    assert found != before
+
+
+@pytest.mark.parametrize('key', sorted(config_lib.OPTIONAL - {'model.resnet'}))
+def test_optional_keys_are_set_to_none(key):
+    config = parse('--config=vit.py:b16,cifar10', f'--config.{key}=None')
+    assert config_lib.flatten(config)[key] is None
+
+
+def test_pretrained_follows_its_directory():
+    config = parse('--config=vit.py:l32,cifar10', '--config.pretrained_dir=/data')
+    assert config.pretrained == '/data/ViT-L_32.npz'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], '--config is missing'),
+        (['--config=vti.py:b16,cifar10'], r'no recipe vti\.py.*Did you mean vit\.py'),
+        (['--config=vit.py:b61,cifar10'], r'b61.*ViT-B_16'),
+        (['--config=vit.py:b16'], 'expected a model and a dataset'),
+        (['--config=quickstart.py:half'], 'scratch .* or finetune'),
+        (['--config=augreg.py:B16'], 'B_16'),
+        (['--config=quickstart.py', '--config.bacth=3'], r'bacth.*Did you mean batch'),
+        (['--config=quickstart.py', '--config.pp.trian=x'], r'pp\.trian.*pp\.train'),
+        (['--config=quickstart.py', '--config.batch=many'], 'batch=many'),
+        (['--config=quickstart.py', '--config.batch=2.5'], 'batch=2.5'),
+        (['--config=quickstart.py', '--wrokdir=x'], r'--wrokdir.*Did you mean workdir'),
+        (['--config=quickstart.py', 'batch=3'], r'What is batch=3\?'),
+        (['--config=quickstart.py', '--config.seed=None'], 'seed cannot be None'),
+    ],
+)
+def test_slips_are_answered_in_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse(*arguments)
+    assert '\n' not in str(error.value)
+
+
+def test_no_workdir():
+    with pytest.raises(ValueError, match='--workdir is missing'):
+        main.parse(['main', '--config=quickstart.py'])
+
+
+@pytest.mark.parametrize('key', sorted(config_lib.GONE))
+def test_keys_of_the_original_without_meaning(key, capsys):
+    before = parse('--config=vit.py:b16,cifar10')
+    config = parse('--config=vit.py:b16,cifar10', f'--config.{key}=5')
+    assert config_lib.flatten(config) == config_lib.flatten(before)
+    assert config_lib.GONE[key] in capsys.readouterr().err
+
+
+def test_main_answers_slips_with_exit_code_2(capsys):
+    assert main.main(['main', '--config=nope.py', '--workdir=x']) == 2
+    assert capsys.readouterr().err.startswith('vit_jax: There is no recipe nope.py')

@@ -1,0 +1,408 @@
+"""Whole runs: what they leave, how they go on, and what stops them."""
+
+import errno
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_photos, tiny_config
+from flax import traverse_util
+from tensorboardX.proto import event_pb2
+
+from vit_jax import checkpoint, config, metrics, train, train_step
+from vit_jax.checkpoint.train_state import TrainCheckpoints
+
+
+def flat(params):
+    return traverse_util.flatten_dict(jax.device_get(params), sep='/')
+
+
+def assert_bit_equal(one, other):
+    one, other = flat(one), flat(other)
+    assert set(one) == set(other)
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def records(run):
+    """Returns metrics.jsonl without what depends on the clock."""
+    times = ('time', 'images_per_second', 'data_wait')
+    return [
+        {key: value for key, value in record.items() if key not in times}
+        for record in metrics.read(run / 'metrics.jsonl')
+    ]
+
+
+def events(run):
+    """Returns (step, tag, value) of the TensorBoard events, without those of time."""
+    (path,) = run.glob('events.out.tfevents.*')
+    data, found = path.read_bytes(), []
+    while data:
+        length = int.from_bytes(data[:8], 'little')
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    return [e for e in found if e[1] not in ('images_per_second', 'data_wait')]
+
+
+@pytest.fixture(scope='module')
+def whole_run(photos, tmp_path_factory):
+    """A run of 6 steps that nothing interrupted."""
+    run = tmp_path_factory.mktemp('whole') / 'run'
+    params, summary = train.train_and_evaluate(
+        tiny_config(photos, total_steps=6, warmup_steps=2), run
+    )
+    return run, params, summary
+
+
+def test_what_a_run_leaves(whole_run, photos):
+    run, params, summary = whole_run
+    assert {path.name for path in run.iterdir()} >= {
+        'config.json',
+        'run.json',
+        'metrics.jsonl',
+        'train.log',
+        'checkpoints',
+        'model.npz',
+        'model_best.npz',
+        'model.json',
+    }
+    assert_bit_equal(params, checkpoint.load(run / 'model.npz'))
+
+    card = checkpoint.find_card(run / 'model.npz')
+    assert card.class_names == ['cat', 'dog', 'eel']
+    assert tuple(card.image_size) == (16, 16)
+
+    record = json.loads((run / 'run.json').read_text())
+    rows = [(r['parameters'], r['role'], r['num_examples']) for r in record['results']]
+    assert rows == [
+        ('last', 'val', 9),
+        ('last', 'test', 6),
+        ('best', 'val', 9),
+        ('best', 'test', 6),
+    ]
+    assert record['starts'][0]['versions']['jax'] == jax.__version__
+    assert summary['step'] == 6
+    assert summary['val_loss'] == record['results'][0]['loss']
+    assert json.loads((run / 'config.json').read_text())['pp']['val'] == 'test[:60%]'
+
+    found = records(run)
+    assert [record['step'] for record in found] == [1, 2, 3, 4, 5, 6]
+    assert [r['step'] for r in found if 'val_accuracy' in r] == [2, 4, 6]
+    best = max(
+        (r['val_accuracy'], -r['val_loss'], -r['step'])
+        for r in found
+        if 'val_loss' in r
+    )
+    assert summary['best_step'] == -best[2]
+    assert summary['best_val_accuracy'] == best[0]
+    assert events(run) == [
+        (record['step'], tag, pytest.approx(value))
+        for record in found
+        for tag, value in record.items()
+        if tag != 'step'
+    ]
+
+
+def test_the_model_a_run_leaves_gives_the_runs_numbers(whole_run):
+    run, params, _ = whole_run
+    model, loaded, card = checkpoint.load_model(run)
+    images = np.linspace(-1, 1, 2 * 16 * 16 * 3, dtype=np.float32)
+    images = images.reshape(2, 16, 16, 3)
+    assert_bit_equal(params, loaded)
+    logits = model.apply({'params': loaded}, images, train=False)
+    assert logits.shape == (2, card.num_classes)
+
+
+@pytest.mark.parametrize('die_at', [1, 2, 5])
+def test_a_run_that_fails_and_goes_on_ends_with_the_same_bits(
+    whole_run, photos, tmp_path, monkeypatch, die_at
+):
+    """The loop dies after step `die_at`; the next start repeats from a checkpoint."""
+    config = tiny_config(photos, total_steps=6, warmup_steps=2)
+
+    class DiedError(Exception):
+        pass
+
+    def dying(*args):
+        for step, *rest in training_steps(*args):
+            yield step, *rest
+            if step == die_at:
+                raise DiedError
+
+    training_steps = train_step.training_steps
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'training_steps', dying)
+        with pytest.raises(DiedError):
+            train.train_and_evaluate(config, tmp_path / 'run')
+    assert 'DiedError' in (tmp_path / 'run' / 'train.log').read_text()
+    params, summary = train.train_and_evaluate(config, tmp_path / 'run')
+    assert_bit_equal(params, whole_run[1])
+    assert summary == whole_run[2]
+    assert records(tmp_path / 'run') == records(whole_run[0])
+    assert events(tmp_path / 'run') == events(whole_run[0])
+    starts = json.loads((tmp_path / 'run' / 'run.json').read_text())['starts']
+    assert len(starts) == (2 if die_at >= 2 else 1)  # nothing was saved before 2
+
+
+def test_a_complete_run_is_returned_as_it_is(whole_run, photos, monkeypatch):
+    run, params, summary = whole_run
+    monkeypatch.setattr(train, 'training_steps', None)
+    config = tiny_config(photos, total_steps=6, warmup_steps=2)
+    again, same = train.train_and_evaluate(config, run)
+    assert_bit_equal(again, params)
+    assert same == summary
+
+
+def test_how_keys_may_change_and_blocks_may_be_stacked(
+    whole_run, photos, tmp_path, monkeypatch
+):
+    """2 steps on stacked blocks over 2 × 4 devices, the rest unrolled on 8 × 1."""
+    how = {
+        'scan_layers': True,
+        'sharding.fsdp': 2,
+        'num_threads': 1,
+        'keep_checkpoints': 1,
+    }
+    # Stacked blocks draw other dropout masks, and bfloat16 rounds differences up.
+    settings = {
+        'total_steps': 6,
+        'warmup_steps': 2,
+        'optim_dtype': 'float32',
+        'model.transformer.dropout_rate': 0.0,
+        'model.transformer.attention_dropout_rate': 0.0,
+    }
+    reference, _ = train.train_and_evaluate(
+        tiny_config(photos, **settings), tmp_path / 'reference'
+    )
+
+    def two(*args):
+        for step, *rest in training_steps(*args):
+            yield step, *rest
+            if step == 2:
+                raise KeyboardInterrupt
+
+    training_steps = train_step.training_steps
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'training_steps', two)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(
+                tiny_config(photos, **settings, **how), tmp_path / 'run'
+            )
+    params, _ = train.train_and_evaluate(
+        tiny_config(photos, **settings), tmp_path / 'run'
+    )
+    expected = flat(reference)
+    for name, value in flat(params).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_another_configuration_is_refused_key_by_key(whole_run, photos):
+    other = tiny_config(
+        photos,
+        total_steps=6,
+        warmup_steps=2,
+        batch=16,
+        num_threads=1,
+        **{'model.hidden_size': 12},
+    )
+    with pytest.raises(ValueError, match='another configuration') as error:
+        train.train_and_evaluate(other, whole_run[0])
+    lines = str(error.value).splitlines()[1:-1]
+    assert [line.strip() for line in lines] == [
+        'config.batch: 8 there, 16 now',
+        'config.model.hidden_size: 10 there, 12 now',
+    ]
+
+
+def test_other_data_is_refused(whole_run, photos, tmp_path):
+    folder = tmp_path / 'photos'
+    shutil.copytree(photos, folder)
+    run = tmp_path / 'run'
+    settings = {'total_steps': 6, 'warmup_steps': 2}
+    shutil.copytree(whole_run[0], run)
+    content = json.loads((run / 'config.json').read_text())
+    (run / 'config.json').write_text(json.dumps({**content, 'dataset': str(folder)}))
+    train.train_and_evaluate(tiny_config(folder, **settings), run)
+
+    (folder / 'train' / 'cat' / '0.png').rename(folder / 'train' / 'cat' / 'new.png')
+    with pytest.raises(ValueError, match='fingerprint of train examples'):
+        train.train_and_evaluate(tiny_config(folder, **settings), run)
+
+
+def test_values_chosen_from_the_data_are_kept_on_resume(photos, tmp_path):
+    """300 photos as typed: nothing is given but the dataset and the model."""
+    settings = tiny_config(photos, batch=8, total_steps=2)
+    with settings.ignore_type():
+        settings.batch = settings.accum_steps = settings.warmup_steps = None
+    train.train_and_evaluate(settings, tmp_path / 'run')
+    chosen = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert (chosen['batch'], chosen['accum_steps'], chosen['warmup_steps']) == (8, 1, 0)
+    assert (
+        'Chosen for 24 examples: batch 8'
+        in (tmp_path / 'run' / 'train.log').read_text()
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(photos, tmp_path):
+    settings = tiny_config(
+        photos,
+        total_steps=40,
+        warmup_steps=0,
+        base_lr=1e30,
+        grad_norm_clip=1e30,
+        progress_every=10,
+        checkpoint_every=1,
+        eval_every=0,
+    )
+    with pytest.raises(FloatingPointError, match=r'in step (\d+); the run') as error:
+        train.train_and_evaluate(settings, tmp_path / 'run')
+    first = int(str(error.value).split('in step ')[1].split(';')[0])
+    steps = TrainCheckpoints(tmp_path / 'run' / 'checkpoints')
+    assert 0 < first < 10
+    assert steps.latest_step() == first  # state `first` was the last good one
+
+
+def test_early_stopping_uses_val_alone(photos, tmp_path, monkeypatch):
+    """Val says 0.1, 0.9, then worse: with patience 2 the run ends at step 8."""
+    values = iter([0.1, 0.9, 0.5, 0.5, 0.5])
+    evaluate = train.evaluate.evaluate
+    asked = []
+
+    def fake(step, params, batches, mesh):
+        found = evaluate(step, params, batches, mesh)
+        asked.append(found['num_examples'])
+        accuracy = next(values) if found['num_examples'] == 9 else 1.0
+        return {**found, 'accuracy': accuracy}
+
+    monkeypatch.setattr(train.evaluate, 'evaluate', fake)
+    settings = tiny_config(
+        photos, total_steps=50, eval_every=2, checkpoint_every=0, early_stop=2
+    )
+    _, summary = train.train_and_evaluate(settings, tmp_path / 'run')
+    assert (summary['step'], summary['best_step']) == (8, 4)
+    assert summary['best_val_accuracy'] == 0.9
+    assert asked == [9, 9, 9, 9, 6, 6]  # test was asked at the end alone
+    # Both models are there, and they differ.
+    last, best = (
+        checkpoint.load(tmp_path / 'run' / name)
+        for name in ('model.npz', 'model_best.npz')
+    )
+    assert any((flat(last)[name] != flat(best)[name]).any() for name in flat(last))
+
+
+def test_a_run_without_val_and_test(photos, tmp_path):
+    settings = tiny_config(photos, eval_every=2)
+    with settings.ignore_type():
+        settings.pp.val = settings.pp.test = None
+    _, summary = train.train_and_evaluate(settings, tmp_path / 'run')
+    assert summary == {'step': 4}
+    assert not (tmp_path / 'run' / 'model_best.npz').exists()
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
+    photos, tmp_path, monkeypatch
+):
+    settings = tiny_config(photos, checkpoint_every=1, total_steps=6, eval_every=0)
+    save = TrainCheckpoints.save
+
+    def full(self, step, *args, **kwargs):
+        save(self, step, *args, **kwargs)
+        self.wait()
+        if step == 2:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainCheckpoints, 'save', full)
+        with pytest.raises(OSError, match='No space left'):
+            train.train_and_evaluate(settings, tmp_path / 'run')
+    assert TrainCheckpoints(tmp_path / 'run' / 'checkpoints').latest_step() == 2
+    train.train_and_evaluate(settings, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('skip', [False, True])
+def test_an_image_that_does_not_decode(tmp_path, skip):
+    folder = make_photos(tmp_path / 'photos', train=8, test=5)
+    bad = folder / 'train' / 'cat' / '3.png'
+    bad.write_bytes(bad.read_bytes()[:60])
+    settings = tiny_config(folder, total_steps=3, skip_corrupt=skip)
+    if not skip:
+        with pytest.raises(ValueError, match=r'cat.3\.png.*skip_corrupt'):
+            train.train_and_evaluate(settings, tmp_path / 'run')
+        return
+    train.train_and_evaluate(settings, tmp_path / 'run')
+    assert records(tmp_path / 'run')[-1]['skipped'] == 1  # 3 batches of 8: one epoch
+
+
+def test_a_workdir_that_cannot_be_written_to(photos, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match='cannot be written to'):
+        train.train_and_evaluate(tiny_config(photos), tmp_path / 'file' / 'run')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'batch': 32}, r'24 training examples'),
+        ({'pp.train': 'trian'}, r'trian.*train'),
+        ({'pp.test': 'test[60%:60%]'}, 'no examples'),
+        ({'pretrained': '/nowhere/ViT.npz'}, 'nowhere'),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_any_step(
+    photos, tmp_path, settings, message
+):
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(tiny_config(photos, **settings), tmp_path / 'run')
+    assert not (tmp_path / 'run' / 'model.npz').exists()
+
+
+def test_fine_tuning_what_a_run_left(whole_run, photos, tmp_path):
+    """At another resolution, with a new head, and with the head kept."""
+    wider = tiny_config(
+        photos,
+        pretrained=str(whole_run[0] / 'model.npz'),
+        total_steps=1,
+        base_lr=0.0,
+        **{'pp.size': (32, 48)},
+    )
+    params, _ = train.train_and_evaluate(wider, tmp_path / 'wider')
+    assert params['Transformer']['posembed_input']['pos_embedding'].shape[1] == 7
+    np.testing.assert_array_equal(params['head']['kernel'], 0)
+
+    kept = tiny_config(
+        photos,
+        pretrained=str(whole_run[0] / 'model.npz'),
+        keep_head=True,
+        total_steps=1,
+        base_lr=0.0,
+    )
+    params, summary = train.train_and_evaluate(kept, tmp_path / 'kept')
+    assert_bit_equal(params, whole_run[1])
+    assert summary['val_loss'] == pytest.approx(whole_run[2]['val_loss'], rel=1e-6)
+
+
+def test_every_key_of_the_configuration_is_read(
+    whole_run, photos, tmp_path, monkeypatch
+):
+    """A setting that nobody reads is a promise that nobody keeps."""
+    settings = tiny_config(photos, pretrained=str(whole_run[0] / 'model.npz'))
+    read = set()
+    get = config.ConfigDict.__getitem__
+
+    def noting(self, key):
+        read.add(key)
+        return get(self, key)
+
+    monkeypatch.setattr(config.ConfigDict, '__getitem__', noting)
+    monkeypatch.setattr(config, 'flatten', lambda config: {})
+    monkeypatch.setattr(config.ConfigDict, 'to_dict', lambda *args, **kwargs: {})
+    monkeypatch.setattr(
+        config.ConfigDict, 'copy_and_resolve_references', lambda self: self
+    )
+    train.train_and_evaluate(settings, tmp_path / 'run')
+    keys = set(config.default().keys()) | set(config.default().pp.keys())
+    # What only the command line and the recipes use: to name the file to load.
+    assert keys - read == {'pretrained_dir'}
