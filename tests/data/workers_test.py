@@ -1,3 +1,4 @@
+import collections
 import contextlib
 import itertools
 import multiprocessing
@@ -69,17 +70,6 @@ def alive(pid: int) -> bool:
     return status.rpartition(')')[2].split()[0] != 'Z'
 
 
-def group(leader: int) -> set[int]:
-    """Returns the processes of a process group."""
-    found = set()
-    for directory in pathlib.Path('/proc').iterdir():
-        if directory.name.isdigit():
-            with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(int(directory.name)) == leader:
-                    found.add(int(directory.name))
-    return {pid for pid in found if alive(pid)}
-
-
 def shared_memory(pids: set[int]) -> set[pathlib.Path]:
     """Returns the files in /dev/shm that processes have open."""
     files = set()
@@ -100,7 +90,23 @@ def wait_until(condition, seconds: float = 10) -> bool:
     return True
 
 
-def assert_nothing_left_after_sigkill(directory: pathlib.Path, delay: float | None):
+def descendants(leader: int) -> set[int]:
+    """Returns a process and those below it, whatever their group."""
+    children = collections.defaultdict(set)
+    for status in pathlib.Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):
+            parent = int(status.read_text().rpartition(')')[2].split()[1])
+            children[parent].add(int(status.parent.name))
+    found, new = set(), {leader}
+    while new:
+        found |= new
+        new = set().union(*(children[pid] for pid in new)) - found
+    return found
+
+
+def assert_nothing_left_after_sigkill(
+    directory: pathlib.Path, delay: float | None, whole_group: bool = False
+):
     """Kills a run `delay` seconds after its first batch; None: before it."""
     with run(directory, seconds=100) as process:
         if delay is None:
@@ -109,19 +115,24 @@ def assert_nothing_left_after_sigkill(directory: pathlib.Path, delay: float | No
             assert len(process.stdout.readline().split()) == 2
             time.sleep(delay)
         process.send_signal(signal.SIGSTOP)  # so that what it has stays what it has
-        pids = group(process.pid)
+        pids = descendants(process.pid)
         files = shared_memory(pids)
         assert not [file for file in files if not file.name.startswith('sem.')]
         if delay is not None:
             assert len(pids) >= 3
-        process.kill()
-        assert wait_until(lambda: not group(process.pid)), 'processes are left'
+            assert files
+        if whole_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        assert wait_until(lambda: not any(map(alive, pids))), 'processes are left'
         assert wait_until(lambda: not any(file.exists() for file in files)), files
 
 
 @LINUX
-def test_sigkill_of_the_parent_leaves_nothing(tmp_path):
-    assert_nothing_left_after_sigkill(tmp_path, delay=0.3)
+@pytest.mark.parametrize('whole_group', [False, True])
+def test_sigkill_leaves_nothing(tmp_path, whole_group):
+    assert_nothing_left_after_sigkill(tmp_path, 0.3, whole_group)
 
 
 @LINUX
@@ -150,7 +161,8 @@ def test_signals_leave_workers_alone(tmp_path, number):
         assert output == f'drew 4 interrupted {interrupted}\n', errors
         assert process.returncode == 0
         assert 'KeyboardInterrupt' not in errors
-        assert wait_until(lambda: not group(process.pid)), 'processes are left'
+        pids = {process.pid, *children}
+        assert wait_until(lambda: not any(map(alive, pids))), 'processes are left'
 
 
 def children() -> list:

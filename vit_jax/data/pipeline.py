@@ -93,11 +93,11 @@ def train_batches(
         )
     rows = _Rows(batch, host, num_hosts)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    read = _TrainExamples(
+    examples = _TrainExamples(
         source, order, seed, tuple(size), resize, min_area, flip, skip_corrupt
     )
     threads = _num_threads(num_threads, num_workers)
-    steps = grain.MapDataset.range(_STEPS).map(rows).map(_Reader(read, threads))
+    steps = grain.MapDataset.range(_STEPS).map(rows).map(_Reader(examples, threads))
     return _start(steps[start:], num_workers)
 
 
@@ -146,12 +146,12 @@ def eval_batches(
     if len(source) == 0:
         raise ValueError('found no examples to evaluate, expected at least one')
     rows = _Rows(batch, host, num_hosts)
-    read = _EvalExamples(
+    examples = _EvalExamples(
         source, tuple(size), resize, ops.ValueRange(mean, std), skip_corrupt
     )
     threads = _num_threads(num_threads, num_workers)
     steps = grain.MapDataset.range(math.ceil(len(source) / batch))
-    return _start(steps.map(rows).map(_Reader(read, threads)), num_workers)
+    return _start(steps.map(rows).map(_Reader(examples, threads)), num_workers)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ process ends.
 
 import collections
 import concurrent.futures
+import contextlib
 import math
 import mmap
 import multiprocessing
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -43,6 +45,9 @@ def initialise(index: int, count: int) -> None:
     del index, count
     global _in_worker
     _in_worker = True
+    # Out of the terminal's process group; a worker knows by itself when to end.
+    with contextlib.suppress(OSError):
+        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
@@ -80,7 +85,27 @@ def _die_with_parent() -> None:
     while os.getppid() == parent.pid:
         if connection.wait([parent.sentinel], timeout=1):
             break
-    os._exit(1)  # nothing to clean up, and the main thread may be blocked
+    try:
+        _remove_semaphores()
+    finally:
+        os._exit(1)  # the main thread may be blocked
+
+
+def _remove_semaphores() -> None:
+    """Removes what a dead parent's queues leave in /dev/shm.
+
+    That is the resource tracker's part, a process of Python's, which does it when the
+    last worker has ended; but it is dead as well if the whole group was killed.
+    """
+    try:
+        os.write(resource_tracker._resource_tracker._fd, b'PROBE:0:noop\n')
+    except OSError:
+        maps = pathlib.Path('/proc/self/maps')
+        for line in maps.read_text().splitlines() if maps.exists() else ():
+            path = line.split(maxsplit=5)[-1]
+            if path.startswith('/dev/shm/sem.mp-'):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
 
 def allocate(layout: Layout) -> tuple[dict[str, np.ndarray], object]:
