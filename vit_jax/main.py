@@ -169,7 +169,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: the run is complete. 2: what was asked for is not possible. 130, 143: stopped
     by SIGINT or SIGTERM, saved, and ready to go on. 1: anything else.
     """
-    logging.basicConfig(format='%(message)s', level=logging.WARNING)
+    terminal = logging.StreamHandler()
+    # What the progress bar shows is told once; train.log has it in lines.
+    terminal.addFilter(lambda record: not getattr(record, 'on_bar', False))
+    logging.basicConfig(
+        format='%(message)s', level=logging.WARNING, handlers=[terminal]
+    )
     log.setLevel(logging.INFO)
     try:
         config, workdir = parse(sys.argv if argv is None else argv)

@@ -5,12 +5,13 @@ step s, the lines after s are dropped and the events written anew from what is l
 so that both look as if the run had not been interrupted, but for their times.
 """
 
+import datetime
 import json
 import logging
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import tensorboardX
@@ -19,6 +20,16 @@ import tqdm
 log = logging.getLogger(__name__)
 
 T = TypeVar('T')
+
+# What the progress line shows, in this order; metrics.jsonl has all.
+SHOWN = {
+    'loss': 'loss {:.4f}',
+    'learning_rate': 'rate {:.2e}',
+    'val_accuracy': 'val accuracy {:.4f}',
+    'images_per_second': '{:,.0f} images/s',
+    'data_wait': '{:.0%} waiting for data',
+    'skipped': '{} skipped',
+}
 
 
 class MetricsLog:
@@ -130,14 +141,23 @@ class Progress:
                 initial=start, total=total, unit='step', dynamic_ncols=True
             )
 
-    def show(self, step: int, values: dict[str, float]) -> None:
-        """Shows the values of a step, in the order given, and the time left."""
-        text = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows a step, those of its values that say how it goes, and the time left."""
+        shown = [
+            form.format(values[name]) for name, form in SHOWN.items() if name in values
+        ]
         seconds = time.perf_counter() - self._begin
         left = seconds / (step - self._start) * (self._total - step)
-        log.info('step %d/%d: %s, %.0f s left', step, self._total, text, left)
+        log.info(
+            'step %d/%d, %s, %s left',
+            step,
+            self._total,
+            ', '.join(shown),
+            datetime.timedelta(seconds=round(left)),
+            extra={'on_bar': self._bar is not None},
+        )
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(', '.join(shown), refresh=False)
             self._bar.update(step - self._bar.n)
 
     def __enter__(self) -> 'Progress':
