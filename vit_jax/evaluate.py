@@ -66,6 +66,9 @@ def evaluate(
 
     Returns:
         'accuracy' in [0, 1], 'loss', and 'num_examples' as an int.
+
+    Raises:
+        ValueError: no example is left: none of them decodes.
     """
     rows = sharding.batch_sharding(mesh)
     sums = collections.Counter()
@@ -82,6 +85,8 @@ def evaluate(
     while waiting:
         collect()
     num_examples = round(sums['num_examples'])
+    if not num_examples:
+        raise ValueError('There is nothing to judge: none of the examples decodes.')
     return {
         'accuracy': sums['correct'] / num_examples,
         'loss': sums['loss'] / num_examples,
@@ -123,7 +128,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = evaluate_checkpoint(args)
     except ValueError as error:
-        print(f'evaluate: {error}', file=sys.stderr)
+        # The pipeline names the key of a training run.
+        message = str(error).replace(
+            '--config.skip_corrupt=True takes the next good image instead',
+            '--skip_corrupt leaves such images out',
+        )
+        print(f'evaluate: {message}', file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(result))

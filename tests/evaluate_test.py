@@ -1,0 +1,254 @@
+"""Evaluation counts every example once, here and from the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_photos, tiny_config
+from processes import environment
+
+from vit_jax import checkpoint, data, evaluate, models, sharding, train
+
+BATCH = 8
+NUM_CLASSES = 3
+
+
+class Pictures:
+    """Noise with random labels, of which some may not decode."""
+
+    class_names = ('cat', 'dog', 'eel')
+
+    def __init__(self, n: int, corrupt=()):
+        rng = np.random.default_rng(n)
+        self.images = rng.integers(0, 256, (n, 16, 16, 3), np.uint8)
+        self.labels = rng.integers(0, NUM_CLASSES, n)
+        self.corrupt = set(corrupt)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index) -> data.Example:
+        image = b'no image' if index in self.corrupt else self.images[index]
+        return {'image': image, 'label': int(self.labels[index]), 'name': str(index)}
+
+    def fingerprint(self) -> str:
+        return ''
+
+
+@pytest.fixture(scope='module')
+def network():
+    """Returns a small network, parameters with a head that is not 0, and its step."""
+    config = models.get_config('testing')
+    model = models.from_config(config, num_classes=NUM_CLASSES)
+    images = jnp.zeros((1, 16, 16, 3))
+    params = model.init(jax.random.key(0), images, train=False)['params']
+    kernel = jax.random.normal(jax.random.key(1), params['head']['kernel'].shape)
+    params = {**params, 'head': {**params['head'], 'kernel': kernel}}
+    return model, params, evaluate.make_eval_step(model)
+
+
+def plain_loop(network, pictures: Pictures) -> dict[str, float]:
+    """Returns what one example after another gives, by the definitions."""
+    model, params, _ = network
+    apply = jax.jit(lambda image: model.apply({'params': params}, image, train=False))
+    correct, losses = [], []
+    for i in range(len(pictures)):
+        if i in pictures.corrupt:
+            continue
+        image = np.float32(pictures.images[i : i + 1]) / 127.5 - 1
+        logits = np.asarray(apply(image)[0], np.float64)
+        label = pictures.labels[i]
+        correct.append(logits.argmax() == label)
+        losses.append(np.log(np.exp(logits - logits[label]).sum()))
+    return {
+        'accuracy': np.mean(correct),
+        'loss': np.mean(losses),
+        'num_examples': len(losses),
+    }
+
+
+def judged(network, pictures, num_devices: int, **options) -> dict[str, float]:
+    _, params, step = network
+    mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
+    params = jax.device_put(params, sharding.replicated(mesh))
+    batches = data.eval_batches(
+        pictures, batch=BATCH, size=(16, 16), num_threads=2, **options
+    )
+    return evaluate.evaluate(step, params, batches, mesh)
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize('n', [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7])
+def test_every_example_counts_once(network, n, num_devices):
+    pictures = Pictures(n)
+    found, expected = (
+        judged(network, pictures, num_devices),
+        plain_loop(network, pictures),
+    )
+    assert found['num_examples'] == expected['num_examples'] == n
+    assert found['accuracy'] == expected['accuracy']
+    assert found['loss'] == pytest.approx(expected['loss'], rel=1e-5)
+
+
+@pytest.mark.parametrize('corrupt', [(0,), (3, 8, 30), range(8)])
+def test_examples_that_do_not_decode_do_not_count(network, corrupt):
+    pictures = Pictures(31, corrupt)
+    found = judged(network, pictures, 8, skip_corrupt=True)
+    expected = plain_loop(network, pictures)
+    assert found['num_examples'] == 31 - len(corrupt)
+    assert found['accuracy'] == expected['accuracy']
+    assert found['loss'] == pytest.approx(expected['loss'], rel=1e-5)
+    with pytest.raises(ValueError, match=rf'^{corrupt[0]} does not decode'):
+        judged(network, pictures, 8)
+
+
+def test_nothing_that_decodes_is_an_error(network):
+    with pytest.raises(ValueError, match='none of the examples decodes'):
+        judged(network, Pictures(3, range(3)), 8, skip_corrupt=True)
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'num_examples', 'num_devices', 'size'),
+    [(512, 1, 1, 1), (512, 1, 8, 8), (512, 9, 8, 16), (8, 100, 1, 8), (9, 100, 8, 16)],
+)
+def test_batch_size(wanted, num_examples, num_devices, size):
+    assert evaluate.batch_size(wanted, num_examples, num_devices) == size
+
+
+def test_classes_are_matched_by_name():
+    labels = evaluate.label_map(('eel', 'cat'), ['cat', 'dog', 'eel'], 3)
+    assert labels.tolist() == [2, 0]
+    assert evaluate.label_map(('a', 'b'), None, 2).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r'does not know: gnu\. The model knows cat'):
+        evaluate.label_map(('cat', 'gnu'), ['cat', 'dog', 'eel'], 3)
+    with pytest.raises(ValueError, match='3 classes without names, the dataset 2'):
+        evaluate.label_map(('a', 'b'), None, 3)
+
+
+@pytest.fixture(scope='module')
+def run(photos, tmp_path_factory):
+    """A finished run whose last and best parameters differ, and its results."""
+    path = tmp_path_factory.mktemp('evaluate') / 'run'
+    config = tiny_config(photos, total_steps=9, eval_every=2, base_lr=0.3)
+    train.train_and_evaluate(config, path)
+    results = json.loads((path / 'run.json').read_text())['results']
+    return path, {(row['parameters'], row['role']): row for row in results}
+
+
+def command(capsys, *arguments) -> dict[str, float]:
+    assert evaluate.main([*map(str, arguments), '--json']) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def assert_equal(found, row):
+    for name in ('accuracy', 'num_examples', 'split'):
+        assert found[name] == row[name]
+    assert found['loss'] == pytest.approx(row['loss'], rel=1e-6)
+
+
+def test_a_run_is_judged_as_training_judged_it(run, capsys):
+    path, rows = run
+    assert_equal(command(capsys, path), rows['last', 'test'])
+    assert_equal(command(capsys, path, '--best'), rows['best', 'test'])
+    val = command(capsys, path, '--split', 'test[:60%]', '--batch', 4)
+    assert_equal(val, rows['last', 'val'])
+    best = command(capsys, path / 'model_best.npz', '--split', 'test[:60%]')
+    assert_equal(best, rows['best', 'val'])
+    workers = command(capsys, path / 'model.npz', '--num_workers', 1)
+    assert_equal(workers, rows['last', 'test'])
+
+
+def test_through_python_m(run):
+    path, rows = run
+    done = subprocess.run(
+        [sys.executable, '-m', 'vit_jax.evaluate', path],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+    )
+    row = rows['last', 'test']
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f'{path}: 6 examples of {path.parents[1]}/photos0 test[60%:]: accuracy '
+        f'{row["accuracy"]:.4f}, loss {row["loss"]:.4f}\n'
+    )
+
+
+def test_another_folder_with_other_classes_in_another_order(
+    run, photos, tmp_path, capsys
+):
+    """Classes have other numbers there, but the same names."""
+    path, _ = run
+    for name in ('dog', 'eel'):
+        shutil.copytree(photos / 'test' / name, tmp_path / 'some' / 'train' / name)
+    some = command(capsys, path, '--dataset', tmp_path / 'some', '--split', 'train')
+    by_hand = []
+    model, params, _ = checkpoint.load_model(path)
+    source = data.open_dataset(str(photos)).source('test')
+    for batch in data.eval_batches(source, batch=15, size=(16, 16)):
+        logits = model.apply({'params': params}, batch['image'], train=False)
+        right = np.asarray(logits.argmax(-1)) == batch['label']
+        by_hand += right[batch['label'] > 0].tolist()
+    assert some['num_examples'] == len(by_hand) == 10
+    assert some['accuracy'] == np.mean(by_hand)
+
+
+def test_an_image_that_does_not_decode(run, photos, tmp_path, capsys):
+    folder = tmp_path / 'photos'
+    shutil.copytree(photos, folder)
+    (folder / 'test' / 'cat' / '0.png').write_bytes(b'no image')
+    arguments = [str(run[0]), '--dataset', str(folder), '--split', 'test']
+    assert evaluate.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert 'test/cat/0.png' in error
+    assert '--skip_corrupt' in error
+    found = command(capsys, *arguments, '--skip_corrupt')
+    assert found['num_examples'] == 14
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'messages'),
+    [
+        (['{run}', '--split=tset'], ["unknown split 'tset'", "did you mean 'test'"]),
+        (['{run}', '--split=test[:0]'], ['no examples']),
+        (['{run}', '--dataset=/nowhere/photos'], ['/nowhere/photos']),
+        (['{run}', '--dataset=cifra10'], ['cifra10', 'cifar10']),
+        (['{run}', '--dataset={other}'], ['does not know: gnu', 'knows cat, dog, eel']),
+        (['/nowhere/run'], ['There is no /nowhere/run']),
+        (['{tmp}'], ['not that of a run']),
+        (['{unfinished}'], ['has not finished']),
+        (['{bare}/ViT.npz'], ['no card (model.json) beside it']),
+        (['{silent}/model.npz'], ['name what it shall be judged on with --dataset']),
+        (['{truncated}/model.npz'], ['{truncated}/model.npz']),
+    ],
+)
+def test_bad_input(run, tmp_path, capsys, arguments, messages):
+    """One line that says what was found and what to do, and exit code 2."""
+    path = run[0]
+    places = {'run': path, 'tmp': tmp_path}
+    for name in ('other', 'unfinished', 'bare', 'silent', 'truncated'):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+    make_photos(places['other'], classes=('cat', 'gnu'), train=1, test=1)
+    (places['unfinished'] / 'config.json').write_text('{}')
+    shutil.copy(path / 'model.npz', places['bare'] / 'ViT.npz')
+    for name in ('silent', 'truncated'):
+        shutil.copy(path / 'model.npz', places[name])
+        card = json.loads((path / 'model.json').read_text())
+        (places[name] / 'model.json').write_text(json.dumps({**card, 'source': {}}))
+    content = (path / 'model.npz').read_bytes()
+    (places['truncated'] / 'model.npz').write_bytes(content[:-100])
+
+    assert evaluate.main([part.format(**places) for part in arguments]) == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.startswith('evaluate: ')
+    for message in messages:
+        assert message.format(**places) in error
+    assert 'Traceback' not in error
