@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py input            # the input pipeline
     python scripts/benchmark.py input --json     # the same as JSON
+    python scripts/benchmark.py train            # the training loop, and its start
 
 What is compared runs alternately in one process, so that whoever shares the machine
 disturbs both alike. Ratios are formed within each pair of runs; the table shows their
@@ -17,8 +18,12 @@ import os
 import pathlib
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 
@@ -30,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parts = parser.add_subparsers(dest='part', required=True)
     add_input(parts)
+    add_train(parts)
     args = parser.parse_args(argv)
     report = {'machine': machine(), 'cores': available_cores(), 'part': args.part}
     report['rows'] = args.run(args)
@@ -76,6 +82,10 @@ def print_report(report: dict) -> None:
     width = max(len(row['name']) for row in report['rows'])
     print(f'{"":{width}}  {"ours":>7} {"against":>8}  ratio (range)')
     for row in report['rows']:
+        if 'seconds' in row:
+            seconds = ', '.join(f'{value:.1f}' for value in row['seconds'])
+            print(f'{row["name"]:{width}}  {seconds} s')
+            continue
         low, high = row['ratio_range']
         print(
             f'{row["name"]:{width}}  {row["rate"]:7.0f} {row["against"]:8.0f}  '
@@ -90,8 +100,8 @@ def add_input(parts: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--size', type=int, default=224, help='of the square crops')
-    parser.add_argument('--images', type=int, default=4096, help='in each timed run')
-    parser.add_argument('--repeats', type=int, default=9, help='pairs of timed runs')
+    parser.add_argument('--images', type=int, default=1536, help='in each timed run')
+    parser.add_argument('--repeats', type=int, default=25, help='pairs of timed runs')
     parser.add_argument(
         '--workers', type=int, nargs='*', default=[0, 2], help='worker processes'
     )
@@ -196,6 +206,101 @@ def run_input(args: argparse.Namespace) -> list[dict]:
             name = f'pipeline, {kind}, against decode + crop + resize'
             rows.append(compare(name, delivered, alone, args.repeats))
     return rows
+
+
+def add_train(parts: argparse._SubParsersAction) -> None:
+    """Adds the part `train` to the command line."""
+    parser = parts.add_parser(
+        'train', help='the training loop against its bare step, and the time to start'
+    )
+    parser.add_argument('--model', default='ViT-S_16')
+    parser.add_argument('--batch', type=int, default=16)
+    parser.add_argument('--size', type=int, default=224, help='of the square crops')
+    parser.add_argument('--steps', type=int, default=8, help='in each timed run')
+    parser.add_argument('--repeats', type=int, default=5, help='pairs of timed runs')
+    parser.add_argument('--starts', type=int, default=3, help='of the quickstart')
+    parser.add_argument('--json', action='store_true')
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> list[dict]:
+    """Compares the loop with the bare step, and times the start of a run."""
+    rates = loop_and_step_rates(args)
+    name = f'loop against bare step, {args.model}, batch {args.batch}'
+    row = compare(name, *(iter(side).__next__ for side in rates), args.repeats)
+    start = [seconds_to_first_step() for _ in range(args.starts)]
+    return [
+        row,
+        {'name': 'quickstart, command to first step', 'seconds': sorted(start)},
+    ]
+
+
+def loop_and_step_rates(args: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Returns images per second of `train_and_evaluate`'s loop and of its step alone.
+
+    The loop of one real run is held after every `args.steps` steps, while the same
+    compiled step runs as often on a copy of the state and one batch.
+    """
+    import jax
+
+    from vit_jax import config as config_lib
+    from vit_jax import models, train, train_step
+
+    images = args.steps * args.batch
+    loop, alone = [], []
+
+    def held(step_fn, state, batches, start, stop):
+        fixed = next(batches)
+        begin = None
+        steps = train_step.training_steps(step_fn, state, batches, start, stop)
+        for step, state, values in steps:
+            yield step, state, values
+            if step % args.steps:
+                continue
+            jax.block_until_ready(state)
+            if begin is not None:  # not of the first interval, which compiles
+                loop.append(images / (time.perf_counter() - begin))
+            copy = jax.block_until_ready(jax.tree.map(lambda x: x.copy(), state))
+            begin = time.perf_counter()
+            for _ in range(args.steps):
+                copy, _ = step_fn(copy, fixed)
+            jax.block_until_ready(copy)
+            alone.append(images / (time.perf_counter() - begin))
+            begin = time.perf_counter()
+
+    config = config_lib.default()
+    config.model = models.get_config(args.model)
+    config.pp.crop = args.size
+    config.batch, config.accum_steps = args.batch, 1
+    config.total_steps = args.steps * (args.repeats + 2)
+    config.warmup_steps = 0
+    config.eval_every, config.progress_every = 0, args.steps
+    with config.ignore_type(), tempfile.TemporaryDirectory() as folder:
+        for i, file in enumerate(Photos().files):
+            path = pathlib.Path(folder, 'photos', 'train', 'ab'[i % 2], f'{i}.jpg')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file)
+        config.dataset = f'{folder}/photos'
+        config.pp.train, config.pp.val, config.pp.test = 'train', None, None
+        with mock.patch.object(train, 'training_steps', held):
+            train.train_and_evaluate(config, f'{folder}/run')
+    return loop, alone[1:]
+
+
+def seconds_to_first_step() -> float:
+    """Returns the time from the quickstart's command to the end of its first step."""
+    with tempfile.TemporaryDirectory() as run:
+        command = '-m vit_jax.main --config=quickstart.py --config.total_steps=1'
+        settings = ['--config.warmup_steps=0', '--config.progress_every=1']
+        off = ['--config.eval_every=0', f'--workdir={run}']
+        start = time.time()
+        subprocess.run(
+            [sys.executable, *command.split(), *settings, *off],
+            check=True,
+            capture_output=True,
+        )
+        line = pathlib.Path(run, 'metrics.jsonl').read_text().splitlines()[0]
+        return json.loads(line)['time'] - start
 
 
 if __name__ == '__main__':
