@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -30,3 +31,18 @@ def test_input(as_json):
         assert row['ratio'] > 0.05
         assert row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
     assert pipeline['rate'] / pipeline['against'] == pytest.approx(pipeline['ratio'])
+
+
+@pytest.mark.slow
+def test_train():
+    tiny = '--model testing --size 32 --steps 2 --repeats 2 --starts 1'.split()
+    result = subprocess.run(
+        [sys.executable, SCRIPT, 'train', *tiny, '--json'],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, 'PYTHONPATH': ':'.join(sys.path), 'JAX_PLATFORMS': 'cpu'},
+    )
+    loop, start = json.loads(result.stdout)['rows']
+    assert 0 < loop['ratio_range'][0] <= loop['ratio'] <= loop['ratio_range'][1]
+    assert 1 < start['seconds'][0] < 120
