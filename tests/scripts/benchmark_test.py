@@ -35,9 +35,10 @@ def test_input(as_json):
 
 @pytest.mark.slow
 def test_train():
-    tiny = '--model testing --size 32 --steps 2 --repeats 2 --starts 1'.split()
+    sizes = ['--model', 'testing', '--size', '32', '--steps', '2']
+    repeats = ['--repeats', '2', '--starts', '1']
     result = subprocess.run(
-        [sys.executable, SCRIPT, 'train', *tiny, '--json'],
+        [sys.executable, SCRIPT, 'train', *sizes, *repeats, '--json'],
         capture_output=True,
         text=True,
         check=True,
