@@ -2,49 +2,61 @@
 
 from setuptools import find_packages, setup
 
-# Each dependency with the reason why the project has it. The lower bounds are
-# the versions in requirements/lowest.txt, with which CI runs the fast suite.
+# Each dependency with the reason why the project has it. The lower bounds are the
+# versions in requirements/lowest.txt, with which CI runs the fast suite (a test
+# compares the two); where a newer one is needed than an API asks for, the comment
+# says why.
 INSTALL_REQUIRES = [
     'absl-py>=2.1',  # the command line's flags
-    'array_record>=0.8',  # random access to prepared TFDS datasets
-    'flax>=0.12',  # Linen, whose parameter tree is the published one
-    'grain>=0.2.15',  # data loading with threads and worker processes
-    'importlib_resources>=6.4',  # TFDS imports it when it downloads, without declaring it
-    'jax>=0.8',  # the whole point
-    'jaxtyping>=0.3',  # shapes in signatures
-    'ml_collections>=1.0',  # the configuration and its command line
+    'array_record>=0.8.1',  # random access to prepared TFDS datasets
+    'flax>=0.12.0',  # Linen, whose parameter tree is the published one
+    # Data loading in threads and worker processes. Before 0.2.16 an error in a
+    # worker process arrives without its type.
+    'grain>=0.2.16',
+    'importlib_resources>=6.4',  # TFDS imports it when it downloads, undeclared
+    'jax>=0.8.0',  # the whole point
+    'jaxtyping>=0.3.6',  # shapes in signatures; before, its pytest hook comes too late
+    'ml_collections>=1.1',  # the configuration and its command line
+    'ml_dtypes>=0.5.0',  # bfloat16 for NumPy, in weight files
     'numpy>=2.0',  # arrays on the host
-    'opencv-python-headless>=4.10',  # resizing that agrees with tf.image.resize
+    'opencv-python-headless>=4.10.0.84',  # resizing that agrees with tf.image.resize
     'optax>=0.2.5',  # optimizers
     'orbax-checkpoint>=0.11.25',  # asynchronous, atomic, multi-host checkpoints
     'pillow>=10.4',  # every image format that is not JPEG, and EXIF
+    # What TFDS's records are written in. TFDS 4.9.10 needs 6.31.1, with which Grain's
+    # generated code warns on every start.
+    'protobuf>=6.32',
     'scipy>=1.14',  # the published resize of position embeddings
     'simplejpeg>=1.8',  # JPEG decoding bit-identical to TensorFlow's
-    'tensorboardX>=2.6.2',  # TensorBoard event files without TensorFlow
-    'tensorflow-datasets>=4.9.9',  # the catalogue of datasets (imports no TensorFlow)
-    'tqdm>=4.66',  # the progress bar
+    'tensorboardX>=2.6.2.2',  # TensorBoard event files without TensorFlow
+    # The catalogue of datasets. 4.9.9 does not read dataset_info.json with today's
+    # protobuf.
+    'tensorflow-datasets>=4.9.10',
+    'tqdm>=4.66.3',  # the progress bar
 ]
+
+HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {
     # CUDA 12, because cuDNN attention had no execution plans on CUDA 13.0.
     'cuda': ['jax[cuda12]'],
     'tpu': ['jax[tpu]'],
-    # Datasets and weights from the Hugging Face hub.
-    'hf': ['datasets>=3.0', 'huggingface_hub>=0.26'],
+    'hf': HF,  # datasets of the Hugging Face hub
     'test': [
+        *HF,  # so that no test is skipped
         'beartype>=0.19',  # checks the shapes in signatures under pytest
-        'build>=1.2',  # one test installs the built wheel
         'pytest>=8.3',
-        'pytest-xdist>=3.6',  # the suite on all cores
-        'ruff>=0.8',
-        'scikit-learn>=1.5',  # the digits of the quickstart, photos for tests
+        'pytest-xdist>=3.6.1',  # the suite on all cores
+        'ruff>=0.17.0',  # lint and format; others format in another way
+        'scikit-learn>=1.5',  # the digits of the quickstart
+        'setuptools>=70.1',  # one test builds the wheel, without a network
     ],
 }
 
 setup(
     name='vit_jax',
     version='0.1.0',
-    description='Vision Transformers in JAX/Flax: load published weights, fine-tune, use.',
+    description='Vision Transformers in JAX/Flax: load weights, fine-tune, use.',
     license='Apache-2.0',
     python_requires='>=3.11',
     # configs/ stands at the top of the repository, where people look for it, and
