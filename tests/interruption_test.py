@@ -78,7 +78,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope='module')
 def uninterrupted(recipe):
     run = recipe.with_name('run')
-    assert processes.finish(recipe, run) == 0, processes.output_of(run).read_text()
+    assert processes.finish(recipe, run) == 0, processes.printed(run)
     return run
 
 
@@ -86,7 +86,7 @@ def wait_for_step(run, step: int) -> None:
     log = run / 'train.log'
     assert processes.wait_until(
         lambda: log.exists() and f'step {step}/' in log.read_text(), 120, every=0.01
-    ), processes.output_of(run).read_text()
+    ), processes.printed(run)
 
 
 def stop(process, run, signum) -> int:
@@ -94,7 +94,7 @@ def stop(process, run, signum) -> int:
     begin = time.monotonic()
     os.killpg(process.pid, signum)
     code = process.wait(timeout=60)
-    output = processes.output_of(run).read_text()
+    output = processes.printed(run)
     assert code == 128 + signum, output
     assert time.monotonic() - begin < 20
     assert 'Traceback' not in output
@@ -128,7 +128,7 @@ def test_a_run_that_is_stopped_twice_ends_with_the_same_bits(
             wait_for_step(run, step)
             steps.append(stop(process, run, signum))
     assert 2 <= steps[0] < steps[1] < STEPS
-    assert processes.finish(recipe, run) == 0, processes.output_of(run).read_text()
+    assert processes.finish(recipe, run) == 0, processes.printed(run)
     processes.assert_same_bits(run / 'model.npz', uninterrupted / 'model.npz')
     assert processes.records(run) == processes.records(uninterrupted)
 

@@ -101,6 +101,11 @@ def output_of(workdir: pathlib.Path) -> pathlib.Path:
     return workdir.with_name(f'{workdir.name}.txt')
 
 
+def printed(workdir: pathlib.Path) -> str:
+    """Returns what the runs in a directory have printed."""
+    return output_of(workdir).read_text()
+
+
 def finish(recipe: pathlib.Path, workdir: pathlib.Path, *arguments: str) -> int:
     """Runs to the end; returns the exit code."""
     with start(recipe, workdir, *arguments) as process:

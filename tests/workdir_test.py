@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pathlib
 import sys
 
 import jax
@@ -203,3 +204,13 @@ def test_metrics_of_a_run_from_the_start_are_new(tmp_path):
     write_metrics(tmp_path, 0, [1])
     assert [r['step'] for r in metrics.read(tmp_path / 'metrics.jsonl')] == [1]
     assert metrics.read(tmp_path / 'nothing.jsonl') == []
+
+
+@pytest.mark.skipif(not pathlib.Path('/dev/full').exists(), reason='needs /dev/full')
+def test_metrics_on_a_full_disk_are_an_error_and_nothing_waits(tmp_path):
+    with metrics.MetricsLog(tmp_path) as log:
+        log._lines.close()
+        log._lines = pathlib.Path('/dev/full').open('w')
+        for step in range(30):
+            with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+                log.write(step, {'loss': 1.0})

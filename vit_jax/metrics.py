@@ -5,6 +5,7 @@ step s, the lines after s are dropped and the events written anew from what is l
 so that both look as if the run had not been interrupted, but for their times.
 """
 
+import contextlib
 import datetime
 import json
 import logging
@@ -14,8 +15,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-import tensorboardX
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,16 @@ SHOWN = {
 }
 
 
+# How often the events are sent to the disk; TensorBoard shows what is there.
+_FLUSH_SECONDS = 10
+
+
 class MetricsLog:
     """Appends to metrics.jsonl and to a TensorBoard event file.
+
+    The events are written by the calling thread. tensorboardX's own writer has a
+    thread and a short queue: when the disk is full the thread dies, and who adds
+    events then waits for ever.
 
     Args:
         directory: the run directory.
@@ -49,30 +60,48 @@ class MetricsLog:
         for stale in directory.glob('events.out.tfevents.*'):
             stale.unlink()
         self._lines = path.open('a')
-        self._events = tensorboardX.SummaryWriter(str(directory), flush_secs=10)
+        self._events = EventsWriter(str(directory / 'events'))
         for record in kept:
             self._add_events(record)
+        self._events.flush()
+        self._flushed = time.monotonic()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends one line; it survives the death of the process."""
+        """Appends one line; it survives the death of the process.
+
+        Raises:
+            OSError: it cannot be written; the error names the file.
+        """
         record = {'step': step, 'time': time.time(), **values}
-        self._lines.write(json.dumps(record) + '\n')
-        self._lines.flush()
-        self._add_events(record)
+        try:
+            self._lines.write(json.dumps(record) + '\n')
+            self._lines.flush()
+            self._add_events(record)
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._events.flush()
+                self._flushed = time.monotonic()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._lines.name) from error
 
     def _add_events(self, record: dict[str, float]) -> None:
         for name, value in record.items():
             if name not in ('step', 'time'):
-                self._events.add_scalar(
-                    name, value, global_step=record['step'], walltime=record['time']
+                self._events.write_event(
+                    Event(
+                        wall_time=record['time'],
+                        step=record['step'],
+                        summary=scalar(name, value),
+                    )
                 )
 
     def __enter__(self) -> 'MetricsLog':
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._events.close()
+        # Every line has been flushed: what fails here has failed, and was told, before.
+        for file in (self._lines, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
