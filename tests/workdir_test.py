@@ -210,7 +210,7 @@ def test_metrics_of_a_run_from_the_start_are_new(tmp_path):
 def test_metrics_on_a_full_disk_are_an_error_and_nothing_waits(tmp_path):
     with metrics.MetricsLog(tmp_path) as log:
         log._lines.close()
-        log._lines = pathlib.Path('/dev/full').open('w')
+        log._lines = pathlib.Path('/dev/full').open('w')  # noqa: SIM115
         for step in range(30):
             with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
                 log.write(step, {'loss': 1.0})
