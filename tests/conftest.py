@@ -1,7 +1,10 @@
 """What every test runs under: eight CPU devices, and nothing from the network."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Before the first import of jax: how many devices the CPU pretends to be.
 os.environ['XLA_FLAGS'] = (
@@ -9,13 +12,22 @@ os.environ['XLA_FLAGS'] = (
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
+# Many tests run the same tiny networks: what one has compiled, in this process, in
+# another worker of pytest or in a command, the others take from here.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    _cache = tempfile.mkdtemp(prefix='vit_jax-test-compiled-')
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
-from vit_jax import config as config_lib
-from vit_jax import models
+# vit_jax itself is imported inside functions: what is imported before pytest starts
+# escapes the hook that checks shapes.
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
@@ -60,6 +72,9 @@ def photos(tmp_path_factory):
 
 def tiny_config(dataset, **settings):
     """Returns the configuration of a run of a few steps that takes a second."""
+    from vit_jax import config as config_lib
+    from vit_jax import models
+
     config = config_lib.default()
     config.dataset = str(dataset)
     config.model = models.get_config('testing')

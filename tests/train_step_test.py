@@ -67,6 +67,7 @@ DROPOUT = {
 NO_DROPOUT = dict.fromkeys(DROPOUT, 0.0)
 
 
+@functools.cache
 def run(*, devices=8, steps=20, **settings):
     """Returns losses and the final state of a few steps of a tiny model."""
     config = tiny_config('none', batch=16, total_steps=40, warmup_steps=2)
@@ -140,7 +141,7 @@ def test_accumulation_gathers_no_batch():
         assert collective not in compiled.as_text()
 
 
-@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+@pytest.mark.parametrize('remat', ['none', 'full'])
 def test_stacked_blocks_and_remat_give_the_same_numbers(remat):
     layers = {'model.transformer.num_layers': 3}
     plain, _ = run(steps=3, optim_dtype='float32', **layers)
@@ -159,7 +160,7 @@ def test_the_first_step_that_is_not_finite_is_remembered():
 
 def test_dropout_depends_on_seed_and_step_alone():
     first, _ = run(steps=3, **DROPOUT)
-    again, _ = run(steps=3, **DROPOUT)
+    again, _ = run.__wrapped__(steps=3, **DROPOUT)
     other, _ = run(steps=3, seed=1, **DROPOUT)
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0
