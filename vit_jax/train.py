@@ -24,7 +24,6 @@ from vit_jax.train_step import (
     MEAN,
     STD,
     Batch,
-    Step,
     compile_step,
     train_step,
     training_steps,
@@ -110,17 +109,19 @@ def train_and_evaluate(
         if start < config.total_steps and not _waited_enough(
             config, start, checkpoints.best()
         ):
-            state = _train(
-                config,
-                run,
+            throughput = Throughput()
+            host_batches = stack.enter_context(
+                contextlib.closing(_train_batches(config, sources['train'], start))
+            )
+            steps = training_steps(
                 compile_step(config, model, optimizer, state),
                 state,
+                on_devices(throughput.timed(host_batches), mesh, config.prefetch),
                 start,
-                sources,
-                judge,
-                checkpoints,
-                mesh,
+                config.total_steps,
             )
+            state = _train(config, run, steps, start, throughput, judge, checkpoints)
+            host_batches.close()
 
         # Results: the last parameters and the best on val, both judged on test.
         results: list[dict[str, Any]] = []
@@ -148,15 +149,16 @@ def train_and_evaluate(
 def _train(
     config: ConfigDict,
     run: RunDirectory,
-    step_fn: Step,
-    state: TrainState,
+    steps: Iterator[tuple[int, TrainState, dict[str, jax.Array]]],
     start: int,
-    sources: Mapping[str, data.Source],
+    throughput: Throughput,
     judge: Judge,
     checkpoints: TrainCheckpoints,
-    mesh: Mesh,
 ) -> TrainState:
-    """Returns the state after the last step; evaluates, saves and tells on the way."""
+    """Takes the steps; evaluates, saves and tells on the way. Returns the last state.
+
+    Evaluating and saving see state s; only then is batch s drawn.
+    """
     total = config.total_steps
     learning_rate = optim.create_learning_rate_schedule(
         total, config.base_lr, config.decay_type, config.warmup_steps
@@ -168,16 +170,9 @@ def _train(
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(MetricsLog(run.path, start))
         progress = stack.enter_context(Progress(start, total))
-        host_batches = stack.enter_context(
-            contextlib.closing(_train_batches(config, sources['train'], start))
-        )
-        throughput = Throughput()
-        batches = on_devices(throughput.timed(host_batches), mesh, config.prefetch)
         interruption = stack.enter_context(Interruption())
 
-        for step, state, values in training_steps(  # noqa: B020 - state s + 1 from s
-            step_fn, state, batches, start, total
-        ):
+        for step, state, values in steps:
             checkpoints.raise_errors()
             throughput.count(config.batch)
             record, val = {}, None
@@ -187,7 +182,7 @@ def _train(
                 record['skipped'] = int(state.skipped)
                 record |= throughput.rates()
                 _require_finite(state, run)
-            if 'val' in sources and due(config.eval_every):
+            if config.pp.val is not None and due(config.eval_every):
                 val = judge(state.params, 'val', step)
                 record |= {f'val_{name}': val[name] for name in ('accuracy', 'loss')}
             if record:
