@@ -23,14 +23,13 @@ INSTALL_REQUIRES = [
     'optax>=0.2.5',  # optimizers
     'orbax-checkpoint>=0.11.25',  # asynchronous, atomic, multi-host checkpoints
     'pillow>=10.4',  # every image format that is not JPEG, and EXIF
-    # What TFDS's records are written in. TFDS 4.9.10 needs 6.31.1, with which Grain's
-    # generated code warns on every start.
-    'protobuf>=6.32',
+    # What TFDS's records are written in. With 6.31 Grain's generated code warns on
+    # every start, with 6.32 and 6.33 TFDS does.
+    'protobuf>=7.34',
     'scipy>=1.14',  # the published resize of position embeddings
     'simplejpeg>=1.8',  # JPEG decoding bit-identical to TensorFlow's
     'tensorboardX>=2.6.2.2',  # TensorBoard event files without TensorFlow
-    # The catalogue of datasets. 4.9.9 does not read dataset_info.json with today's
-    # protobuf.
+    # The catalogue of datasets. 4.9.9 asks protobuf for what 7.34 has removed.
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.66.3',  # the progress bar
 ]

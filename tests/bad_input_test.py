@@ -6,6 +6,7 @@ One clear message on stderr, exit code 2, and no traceback.
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import processes
@@ -14,6 +15,7 @@ from conftest import make_photos
 from PIL import Image
 
 from vit_jax import checkpoint, main, metrics
+from vit_jax.checkpoint.train_state import TrainCheckpoints
 
 
 @pytest.fixture(scope='module')
@@ -260,7 +262,54 @@ def test_a_workdir_that_cannot_be(answer, tmp_path, where):
     assert str(workdir) in message
 
 
+def test_a_run_that_was_damaged(answer, recipe, finished, tmp_path):
+    """A config.json that is no JSON is named."""
+    run = tmp_path / 'damaged'
+    shutil.copytree(finished, run)
+    for name in ('run.json', 'config.json'):
+        (run / name).write_text('{"half": ')
+        assert str(run / name) in answer(workdir=run)
+        shutil.copy(finished / name, run)
+
+
 def test_the_run_that_was_finished_is_still_whole(finished, recipe):
     """After all that was asked of it above."""
     assert main.main(['main', f'--config={recipe}', f'--workdir={finished}']) == 0
     assert checkpoint.load(finished / 'model.npz')
+
+
+# From step 3 on, files cannot grow beyond this many bytes: what the logs need, but not
+# a checkpoint. Like a full disk, it is the kernel that refuses.
+FULL = """
+import resource
+from vit_jax import metrics
+write = metrics.MetricsLog.write
+
+def limited(self, step, values):
+    write(self, step, values)
+    if step == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+
+metrics.MetricsLog.write = limited
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='limits are those of Linux')
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(tmp_path, photos):
+    recipe, run = tmp_path / 'recipe.py', tmp_path / 'run'
+    settings = {'checkpoint_every': 1, 'eval_every': 0, 'total_steps': 30}
+    settings['model.transformer.mlp_dim'] = 20_000
+    processes.write_recipe(recipe, photos, **settings)
+    with processes.start(recipe, run, code=FULL) as process:
+        assert process.wait(timeout=120) == 1, processes.printed(run)
+    output = processes.printed(run)
+    (message,) = (x for x in output.splitlines() if x.startswith('vit_jax: '))
+    for part in ('checkpoint', str(run), 'too large', 'start the run again'):
+        assert part in message
+    with TrainCheckpoints(run / 'checkpoints') as checkpoints:
+        latest = checkpoints.latest_step()
+    assert latest in (1, 2, 3)  # what was being written when the disk became full
+    assert processes.finish(recipe, run) == 0, processes.printed(run)
+    assert f'from step {latest} of this run' in processes.printed(run)
+    assert [r['step'] for r in processes.records(run)] == [*range(1, 31)]
+    assert (run / 'model.npz').exists()

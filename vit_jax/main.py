@@ -167,11 +167,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what the command line says; returns the exit code.
 
     0: the run is complete. 2: what was asked for is not possible. 130, 143: stopped
-    by SIGINT or SIGTERM, saved, and ready to go on. 1: anything else.
+    by SIGINT or SIGTERM, saved, and ready to go on. 1: anything else, such as a full
+    disk.
     """
     terminal = logging.StreamHandler()
     # What the progress bar shows is told once; train.log has it in lines.
     terminal.addFilter(lambda record: not getattr(record, 'on_bar', False))
+    # Orbax logs, with tracebacks, what it also raises.
+    for library in ('absl', 'asyncio'):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.basicConfig(
         format='%(message)s', level=logging.WARNING, handlers=[terminal]
     )
@@ -187,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'vit_jax: {error}', file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print(f'vit_jax: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -193,15 +193,16 @@ def _train(
             last = step == total or _waited_enough(
                 config, step, {'step': step} if better else checkpoints.best()
             )
-            if better or last or due(config.checkpoint_every) or interruption.signum:
+            signum = interruption.signum  # once: it may come at any moment
+            if better or last or due(config.checkpoint_every) or signum:
                 _require_finite(state, run)
                 checkpoints.save(step, state.to_saved(), val)
             if record:
                 throughput.restart()
-            if interruption.signum:
+            if signum:
                 checkpoints.wait()
                 log.info('Stopped by a signal; state %d is saved.', step)
-                raise Interrupted(interruption.signum, step)
+                raise Interrupted(signum, step)
             if last:
                 break
         checkpoints.wait()
@@ -237,7 +238,11 @@ def _open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.So
 
 
 def _fill_in(config: ConfigDict, num_examples: int, run: RunDirectory) -> None:
-    """Sets the keys that are None: as the run here has them, or from the data."""
+    """Sets the keys that are None: as the run here has them, or from the data.
+
+    Raises:
+        ValueError: the examples do not fill a batch.
+    """
     before = config_lib.flatten(run.config() or {})
     found = config_lib.resolve(
         config, num_examples=num_examples, num_devices=jax.device_count()
@@ -246,6 +251,11 @@ def _fill_in(config: ConfigDict, num_examples: int, run: RunDirectory) -> None:
         if before.get(key) is not None:
             found[key] = before[key]
     config.update_from_flattened_dict(found)
+    if config.batch > num_examples:
+        raise ValueError(
+            f'There are {num_examples} training examples ({config.pp.train}), fewer '
+            f'than one batch of {config.batch}; set a smaller --config.batch.'
+        )
     if found:
         log.info(
             'Chosen for %d examples: %s',

@@ -57,13 +57,11 @@ class RunDirectory:
 
     def config(self) -> dict[str, Any] | None:
         """Returns the configuration of the run in here; None if there is none."""
-        path = self.path / 'config.json'
-        return json.loads(path.read_text()) if path.exists() else None
+        return self._read('config.json')
 
     def record(self) -> dict[str, Any]:
         """Returns run.json; {} if there is none."""
-        path = self.path / 'run.json'
-        return json.loads(path.read_text()) if path.exists() else {}
+        return self._read('run.json') or {}
 
     def open(
         self,
@@ -158,6 +156,15 @@ class RunDirectory:
         finally:
             package.removeHandler(handler)
             handler.close()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise ValueError(
+                f'{path} is damaged: {error}. Restore it, or choose another --workdir.'
+            ) from error
 
     def _write(self, name: str, content: Any) -> None:
         new = self.path / f'{name}.new'

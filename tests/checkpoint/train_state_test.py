@@ -187,7 +187,10 @@ def test_what_a_killed_run_had_begun_to_write_is_removed(tmp_path):
         assert_same(checkpoints.restore(2, make_state(0)), make_state(2))
 
 
-@pytest.mark.parametrize('gone', ['_CHECKPOINT_METADATA', 'state', 'state/d'])
+@pytest.mark.parametrize(
+    'gone',
+    ['metrics', 'metrics/metrics', '_CHECKPOINT_METADATA', 'state', 'state/d', '.'],
+)
 def test_what_a_killed_run_had_begun_to_remove_does_no_harm(tmp_path, gone):
     """A directory is not removed at once: any of its files may be gone."""
     directory = tmp_path / 'c'

@@ -5,9 +5,10 @@ in the published layout (one subtree per encoder block) whether or not the run s
 its blocks, and nothing about the data: the position in the data is the step.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -48,7 +49,11 @@ class TrainCheckpoints:
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
         policies = [
             checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(get_metric_fn=_rank, n=1),
+            # Every whole checkpoint has metrics. Without are those that a run was
+            # removing when it was killed: they go with the next save.
+            checkpoint_managers.BestN(
+                get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
+            ),
         ]
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
@@ -65,7 +70,9 @@ class TrainCheckpoints:
         # The best one is always kept, so that what was the best is known from here.
         known = [self._manager.metrics(step) for step in self._manager.all_steps()]
         self._best = max(
-            (found for found in known if 'accuracy' in found), key=_rank, default=None
+            (found for found in known if found and 'accuracy' in found),
+            key=_rank,
+            default=None,
         )
 
     def latest_step(self) -> int | None:
@@ -97,13 +104,14 @@ class TrainCheckpoints:
         """
         if metrics is not None and self.is_better(step, metrics):
             self._best = {**metrics, 'step': step}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{_ITEM: ocp.args.StandardSave(models.unstack(saved))}
-            ),
-            metrics={**(metrics or {}), 'step': step},
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **{_ITEM: ocp.args.StandardSave(models.unstack(saved))}
+                ),
+                metrics={**(metrics or {}), 'step': step},
+            )
 
     def restore(self, step: int, like: PyTree) -> PyTree:
         """Returns the saved state, placed as `like` says.
@@ -134,12 +142,25 @@ class TrainCheckpoints:
         return jax.jit(models.stack, out_shardings=shardings)(saved)
 
     def raise_errors(self) -> None:
-        """Raises what made a save in the background fail, if one did."""
-        self._manager.check_for_errors()
+        """Raises an OSError that says what made a save fail, if one did."""
+        with self._writing():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when everything started is on disk; raises what made it fail."""
-        self._manager.wait_until_finished()
+        """Returns when everything started is on disk; OSError if that failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
+            raise OSError(
+                f'A checkpoint could not be written to {self._manager.directory}: '
+                f'{error}. Those before it are whole. When the cause is gone (is the '
+                'disk full?), start the run again: it goes on from the last of them.'
+            ) from error
 
     def __enter__(self) -> 'TrainCheckpoints':
         return self
