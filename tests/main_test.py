@@ -141,3 +141,10 @@ def test_keys_of_the_original_without_meaning(key, capsys):
 def test_main_answers_slips_with_exit_code_2(capsys):
     assert main.main(['main', '--config=nope.py', '--workdir=x']) == 2
     assert capsys.readouterr().err.startswith('vit_jax: There is no recipe nope.py')
+
+
+def test_help_lists_the_keys(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(['main', '--config=quickstart.py', '--help'])
+    assert end.value.code == 0
+    assert 'total_steps: 1500' in capsys.readouterr().out

@@ -217,19 +217,18 @@ def test_another_configuration_is_refused_key_by_key(whole_run, photos):
     ]
 
 
-def test_other_data_is_refused(whole_run, photos, tmp_path):
-    folder = tmp_path / 'photos'
+def test_other_data_is_refused_the_same_in_another_place_is_not(
+    whole_run, photos, tmp_path
+):
+    folder, run = tmp_path / 'photos', tmp_path / 'run'
     shutil.copytree(photos, folder)
-    run = tmp_path / 'run'
-    settings = {'total_steps': 6, 'warmup_steps': 2}
     shutil.copytree(whole_run[0], run)
-    content = json.loads((run / 'config.json').read_text())
-    (run / 'config.json').write_text(json.dumps({**content, 'dataset': str(folder)}))
-    train.train_and_evaluate(tiny_config(folder, **settings), run)
+    settings = tiny_config(folder, total_steps=6, warmup_steps=2)
+    assert train.train_and_evaluate(settings, run)[1] == whole_run[2]
 
     (folder / 'train' / 'cat' / '0.png').rename(folder / 'train' / 'cat' / 'new.png')
     with pytest.raises(ValueError, match='fingerprint of train examples'):
-        train.train_and_evaluate(tiny_config(folder, **settings), run)
+        train.train_and_evaluate(settings, run)
 
 
 def test_values_chosen_from_the_data_are_kept_on_resume(photos, tmp_path):

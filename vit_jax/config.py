@@ -25,6 +25,7 @@ HOW = frozenset(
     {
         'batch_eval',
         'checkpoint_every',
+        'dataset',  # its examples are compared by fingerprint instead
         'keep_checkpoints',
         'num_threads',
         'num_workers',

@@ -98,7 +98,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(_flag_error(config, rest, error)) from error
     if values.help:
-        raise SystemExit(f'{__doc__}\n{values.main_module_help()}')
+        print(f'{__doc__}\n{values.get_help(include_special_flags=False)}')
+        raise SystemExit(0)
     if unused:
         raise ValueError(
             f'What is {" ".join(unused)}? Every setting is one word like '

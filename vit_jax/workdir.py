@@ -179,17 +179,20 @@ def _differences(
     fingerprints: Mapping[str, str],
 ) -> list[str]:
     """Returns a line for each *what* key and fingerprint that is not as before."""
-    lines = [
-        f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now'
-        for key in sorted({*before, *now})
-        if config_lib.is_what(key) and before.get(key) != now.get(key)
-    ]
-    lines += [
+    other = [
         f'fingerprint of {name}: {known.get(name)} there, {fingerprints.get(name)} now'
         for name in sorted({*known, *fingerprints})
         if known.get(name) != fingerprints.get(name)
     ]
-    return lines
+    # Other examples may have another name; the same ones may be in another place.
+    keys = {key for key in {*before, *now} if config_lib.is_what(key)}
+    keys |= {'dataset'} if other else set()
+    settings = [
+        f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now'
+        for key in sorted(keys)
+        if before.get(key) != now.get(key)
+    ]
+    return settings + other
 
 
 def _start() -> dict[str, Any]:
