@@ -151,10 +151,14 @@ class Initializer:
         """Initialises the parameters that are shapes so far, and only those."""
         leaves, structure = jax.tree.flatten(params)
         new = [i for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)]
-        # The compiler drops the initialisation of what is not returned. It runs once:
-        # optimising it takes several times as long as it can save.
+
+        def init() -> list[jax.Array]:
+            made = jax.tree.leaves(self._init_params())
+            return [made[i] for i in new]  # the compiler drops the others
+
+        # It runs once: optimising it takes several times as long as it can save.
         init = jax.jit(
-            lambda: [jax.tree.leaves(self._init_params())[i] for i in new],
+            init,
             out_shardings=[leaves[i].sharding for i in new],
             compiler_options={'xla_backend_optimization_level': 0},
         )
