@@ -34,6 +34,7 @@ RECOMMENDED = {
 
 def get_config(model_or_filename: str) -> ConfigDict:
     """Returns the recipe for a model, or for the name of a published file."""
+    model_or_filename = model_or_filename.removesuffix('.npz')
     key, dash, _ = model_or_filename.partition('-')
     if key not in models.AUGREG_CONFIGS or not (dash or key in RECOMMENDED):
         raise ValueError(
@@ -51,7 +52,5 @@ def get_config(model_or_filename: str) -> ConfigDict:
     config.base_lr = 0.03
     config.total_steps = 500
     config.warmup_steps = 100
-    config.batch = 512
-    config.accum_steps = 8
     config.pp.crop = 384
     return config

@@ -75,9 +75,10 @@ def get_config(argument: str) -> ConfigDict:
         + config.model.get_ref('model_name')
         + '.npz'
     )
-    if dataset in PRESETS:
-        config.update_from_flattened_dict({**FOR_ALL_PRESETS, **PRESETS[dataset]})
+    dataset_name = dataset.partition(':')[0]  # cifar10:3.0.2 is cifar10
+    if dataset_name in PRESETS:
+        config.update_from_flattened_dict({**FOR_ALL_PRESETS, **PRESETS[dataset_name]})
         config.pp.crop = config_lib.largest_crop(config.model, 384)
-    if (name, dataset) == ('b16', 'cifar10'):
+    if (config.model.model_name, dataset_name) == ('ViT-B_16', 'cifar10'):
         config.base_lr = 0.01
     return config

@@ -16,7 +16,9 @@ def make(**settings):
 
 
 def complement(split):
-    return {'train': None, 'train[:98%]': 'train[98%:]'}[split]
+    left = {'train': None, 'train[:98%]': 'train[98%:]'}
+    left |= {'train[:60%]+train[80%:]': 'train[60%:80%]'}
+    return left[split]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,11 @@ def complement(split):
             ('train[:98%]', 'train[98%:]', 'test'),
         ),
         ('train test', {'train': 'train'}, ('train', None, 'test')),
+        (
+            'train',
+            {'train': 'train[:60%]', 'test': 'train[80%:]'},
+            ('train[:60%]', 'train[60%:80%]', 'train[80%:]'),
+        ),
     ],
 )
 def test_splits_that_are_chosen(sizes, given, expected):
@@ -120,6 +127,13 @@ def test_what_is_given_stays():
         ({'grad_norm_clip': 0.0}, 'must be positive'),
         ({'sharding.fsdp': 3}, r'does not divide the 8 devices'),
         ({'eval_every': -1}, 'at least 0'),
+        ({'seed': -1}, 'seed is -1'),
+        ({'pp.min_area': 0.0}, 'above 0'),
+        ({'early_stop': 2, 'eval_every': 0}, 'early_stop watches val'),
+        ({'keep_head': True}, 'pretrained is None'),
+        ({'model.classifier': 'unpooled'}, 'needs token or gap'),
+        ({'model.classifier': 'tokn'}, 'token'),
+        ({'model.patches.size': (4,)}, 'size'),
     ],
 )
 def test_what_is_refused(settings, message):

@@ -96,6 +96,32 @@ def test_optional_keys_are_set_to_none(key):
     assert config_lib.flatten(config)[key] is None
 
 
+def test_none_in_two_words_and_of_a_key_that_is_not_there():
+    words = ['--config.pp.val', 'None', '--config.batch', '64']
+    config = parse('--config=vit.py:b16,cifar10', *words, '--config.model.resnet=None')
+    assert config.pp.val is None
+    assert config.batch == 64
+
+
+def test_none_is_a_value_of_remat():
+    assert parse('--config=quickstart.py', '--config.remat=none').remat == 'none'
+
+
+@pytest.mark.parametrize(
+    ('argument', 'base_lr'),
+    [
+        ('b16,cifar10', 0.01),
+        ('ViT-B_16,cifar10:3.0.2', 0.01),
+        ('b16,cifar100', 0.03),
+        ('b32,cifar10', 0.03),
+    ],
+)
+def test_the_presets_rate_goes_with_the_model_not_its_spelling(argument, base_lr):
+    config = parse(f'--config=vit.py:{argument}')
+    assert config.base_lr == base_lr
+    assert (config.total_steps, config.pp.train) == (10_000, 'train[:98%]')
+
+
 def test_pretrained_follows_its_directory():
     config = parse('--config=vit.py:l32,cifar10', '--config.pretrained_dir=/data')
     assert config.pretrained == '/data/ViT-L_32.npz'
@@ -117,6 +143,8 @@ def test_pretrained_follows_its_directory():
         (['--config=quickstart.py', '--wrokdir=x'], r'--wrokdir.*Did you mean workdir'),
         (['--config=quickstart.py', 'batch=3'], r'What is batch=3\?'),
         (['--config=quickstart.py', '--config.seed=None'], 'seed cannot be None'),
+        (['--config=quickstart.py', '--config.pp.vall=None'], r'pp\.vall.*pp\.val'),
+        (['--config=vit.py'], r'vit\.py.*argument'),
     ],
 )
 def test_slips_are_answered_in_one_line(arguments, message):

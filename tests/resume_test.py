@@ -30,7 +30,7 @@ SETTINGS = {
 
 # When each of the lives of a run is ended: at any moment since its start, at any moment
 # within some steps, when some checkpoint is being written, or after the last step.
-LIVES = ['starting', 'saving', 'stepping', 'saving', 'stepping', 'saving', 'ending']
+LIVES = ['starting', *3 * ['saving', 'stepping'], 'saving', 'stepping', 'ending']
 
 
 @pytest.fixture(scope='module')

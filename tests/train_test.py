@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -260,8 +262,65 @@ def test_a_loss_that_is_not_finite_stops_the_run(photos, tmp_path):
         train.train_and_evaluate(settings, tmp_path / 'run')
     first = int(str(error.value).split('in step ')[1].split(';')[0])
     steps = TrainCheckpoints(tmp_path / 'run' / 'checkpoints')
-    assert 0 < first < 10
-    assert steps.latest_step() == first  # state `first` was the last good one
+    assert 1 < first < 10
+    assert steps.latest_step() == first - 1  # the last good state
+
+
+def test_a_val_loss_that_is_not_finite_chooses_nothing(photos, tmp_path):
+    """The update of the last step overflows: its loss was finite, the result is not."""
+    settings = tiny_config(
+        photos,
+        total_steps=2,
+        warmup_steps=0,
+        base_lr=1e38,
+        optim_dtype='float32',
+        progress_every=0,
+        eval_every=1,
+    )
+    with pytest.raises(FloatingPointError, match='val is not finite after step 1'):
+        train.train_and_evaluate(settings, tmp_path / 'run')
+    assert TrainCheckpoints(tmp_path / 'run' / 'checkpoints').latest_step() is None
+
+
+@pytest.mark.parametrize(
+    'splits',
+    [
+        {'train': 'train', 'val': 'train[50%:]', 'test': 'test'},
+        {'train': 'train[:80%]', 'val': 'train[80%:]', 'test': 'train[80%:]'},
+        {'train': 'auto', 'val': 'auto', 'test': 'train[80%:]'},
+        {'train': 'train', 'val': 'test[50%:]', 'test': 'test'},
+    ],
+)
+def test_splits_that_share_examples_are_refused(photos, tmp_path, splits):
+    settings = tiny_config(photos, **{f'pp.{k}': v for k, v in splits.items()})
+    with pytest.raises(ValueError, match=r'share \d+ examples'):
+        train.train_and_evaluate(settings, tmp_path / 'run')
+
+
+def test_what_an_attempt_without_a_checkpoint_chose_is_forgotten(photos, tmp_path):
+    first = tiny_config(photos, batch=16, pretrained='/nowhere/ViT.npz')
+    with pytest.raises(ValueError, match='nowhere'):
+        train.train_and_evaluate(first, tmp_path / 'run')
+    second = tiny_config(photos, total_steps=1)
+    with second.ignore_type():
+        second.batch = second.accum_steps = None
+    train.train_and_evaluate(second, tmp_path / 'run')
+    chosen = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert chosen['batch'] == 8
+
+
+def test_two_processes_do_not_share_a_run(photos, tmp_path):
+    """A lock of another process keeps this one out, and ends with it."""
+    (tmp_path / 'run').mkdir()
+    hold = 'import fcntl, sys, time; f = open(sys.argv[1], "w"); '
+    hold += 'fcntl.flock(f, fcntl.LOCK_EX); print("held", flush=True); time.sleep(60)'
+    command = [sys.executable, '-c', hold, str(tmp_path / 'run' / '.lock')]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b'held\n'
+        with pytest.raises(ValueError, match='Another process is running'):
+            train.train_and_evaluate(tiny_config(photos), tmp_path / 'run')
+        other.kill()
+    train.train_and_evaluate(tiny_config(photos, total_steps=1), tmp_path / 'run')
 
 
 def test_early_stopping_uses_val_alone(photos, tmp_path, monkeypatch):
@@ -401,7 +460,8 @@ def test_every_key_of_the_configuration_is_read(
     monkeypatch.setattr(
         config.ConfigDict, 'copy_and_resolve_references', lambda self: self
     )
+    monkeypatch.setattr(config, 'check', lambda *args, **kwargs: None)
     train.train_and_evaluate(settings, tmp_path / 'run')
     keys = set(config.default().keys()) | set(config.default().pp.keys())
-    # What only the command line and the recipes use: to name the file to load.
-    assert keys - read == {'pretrained_dir'}
+    # Recipes name the file to load by one; `check` alone asks for the other.
+    assert keys - read == {'pretrained_dir', 'trainer'}

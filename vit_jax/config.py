@@ -75,7 +75,6 @@ TRAINERS = ('train',)
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 OPTIM_DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'dots', 'full')
-HEAD_INITS = ('zeros', 'lecun_normal')
 
 
 def default() -> ConfigDict:
@@ -246,7 +245,9 @@ def choose_splits(
             val, end = f'train[{end - held_out}%:{end}%]', end - held_out
             val = val.replace(':100%', ':')
         else:
-            val = complement(train)
+            # Test, where it is a part of train as well, is not val's to look at.
+            taken = f'{train}+{test}' if (test or '').startswith('train') else train
+            val = complement(taken)
     if train == 'auto':
         train = 'train' if end == 100 else f'train[:{end}%]'
     return {'train': train, 'val': val, 'test': test}
@@ -350,21 +351,30 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     at_least(1, 'num_threads')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
-    if not 0 < config.pp.holdout < 0.5:
+    if not 0.01 <= config.pp.holdout < 0.5:
         raise ValueError(
             f'config.pp.holdout is {config.pp.holdout}; it is the fraction held out '
-            'for each of val and test, between 0 and 0.5.'
+            'for each of val and test, from 0.01 to below 0.5.'
         )
     if not config.grad_norm_clip > 0:
         raise ValueError(
             f'config.grad_norm_clip is {config.grad_norm_clip}; it must be positive '
             '(a very large value clips nothing).'
         )
-    if config.pp.min_area > 1:
+    if not 0 < config.pp.min_area <= 1:
         raise ValueError(
             f'config.pp.min_area is {config.pp.min_area}; it is a fraction of the '
-            'image, at most 1.'
+            'image, above 0 and at most 1.'
         )
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f'config.seed is {config.seed}; it must be from 0 to 2³² - 1.')
+    if config.early_stop and not (config.eval_every and config.pp.val is not None):
+        raise ValueError(
+            'config.early_stop watches val, but '
+            'config.eval_every is 0 or config.pp.val is None.'
+        )
+    if config.keep_head and config.pretrained is None:
+        raise ValueError('config.keep_head is set, but config.pretrained is None.')
     if config.dataset is None:
         raise ValueError(
             'config.dataset is not set. Name a dataset or a folder of photos, as in '
@@ -372,6 +382,12 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
         )
     if not config.model:
         raise ValueError('config.model is empty; a recipe takes it from MODEL_CONFIGS.')
+    models.from_config(config.model, num_classes=2)  # refuses wrong values itself
+    if config.model.get('classifier', 'token') not in ('token', 'gap'):
+        raise ValueError(
+            f'config.model.classifier is {config.model.classifier!r}, which gives '
+            'features of all tokens; training needs token or gap.'
+        )
     size = config.pp.size
     if size is not None and (
         len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)

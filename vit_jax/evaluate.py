@@ -7,6 +7,7 @@ that training has left, by the same function that training uses.
 import argparse
 import collections
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vit_jax import sharding
+
+log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 EvalStep = Callable[[Any, Batch], dict[str, Float[Array, '']]]
@@ -77,13 +80,17 @@ def evaluate(
     def collect() -> None:
         sums.update({name: float(value) for name, value in waiting.popleft().items()})
 
+    skipped = 0
     for batch in batches:
+        skipped += int(np.sum(batch.get('skipped', 0)))
         batch = {name: batch[name] for name in ('image', 'label', 'mask')}
         waiting.append(step(params, sharding.to_devices(batch, rows)))
         if len(waiting) > _IN_FLIGHT:
             collect()
     while waiting:
         collect()
+    if skipped:
+        log.warning('%d images do not decode and were left out.', skipped)
     num_examples = round(sums['num_examples'])
     if not num_examples:
         raise ValueError('There is nothing to judge: none of the examples decodes.')
@@ -119,15 +126,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--best', action='store_true', help='of a run, the parameters best on val'
     )
-    parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--tfds_data_dir')
+    parser.add_argument('--batch', type=_positive, default=128)
+    parser.add_argument('--tfds_data_dir', help='default: as in training')
+    parser.add_argument('--tfds_manual_dir', help='default: as in training')
     parser.add_argument('--num_workers', type=int, default=0)
     parser.add_argument('--skip_corrupt', action='store_true')
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
     args = parser.parse_args(argv)
     try:
         result = evaluate_checkpoint(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         # The pipeline names the key of a training run.
         message = str(error).replace(
             '--config.skip_corrupt=True takes the next good image instead',
@@ -145,6 +153,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _positive(text: str) -> int:
+    """Returns a whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the metrics of a checkpoint on a split; `args` as in `main`.
 
@@ -155,6 +170,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
     from vit_jax import checkpoint, data
 
     model, params, card = checkpoint.load_model(args.checkpoint, best=args.best)
+    model = model.clone(dtype=card.source.get('dtype', 'float32'))
     name = args.dataset or card.source.get('dataset')
     split = args.split or card.source.get('test_split')
     if not name or not split:
@@ -164,8 +180,8 @@ def evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
         )
     dataset = data.open_dataset(
         name,
-        data_dir=args.tfds_data_dir,
-        manual_dir=args.tfds_data_dir,
+        data_dir=args.tfds_data_dir or card.source.get('tfds_data_dir'),
+        manual_dir=args.tfds_manual_dir or card.source.get('tfds_manual_dir'),
         holdout=card.source.get('holdout', 0.1),
     )
     source = dataset.source(split)

@@ -7,6 +7,7 @@ keys that may be None also to None.
 """
 
 import importlib.util
+import inspect
 import logging
 import os
 import pathlib
@@ -61,8 +62,15 @@ def load_recipe(reference: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f'recipe_{path.stem}', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(argument) if colon else module.get_config()
-    return config.lock()
+    arguments = [argument] if colon else []
+    try:
+        inspect.signature(module.get_config).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(
+            f'--config={reference}: the recipe has another number of arguments '
+            f'({error}). Its argument stands after a colon, as in vit.py:b16,cifar10.'
+        ) from error
+    return module.get_config(*arguments).lock()
 
 
 def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
@@ -133,20 +141,27 @@ def _take_none_and_gone(
 
     ml_collections reads None as a string or not at all; the caller sets these keys.
     """
+    known = config_lib.flatten(config)
     rest, none_keys = [], []
-    for argument in argv:
-        match = _KEY.match(argument)
-        if match and match[1] in config_lib.GONE:
-            print(f'--config.{match[1]}: {config_lib.GONE[match[1]]}', file=sys.stderr)
-        elif match and match[2] in ('None', 'none'):
-            if match[1] not in config_lib.OPTIONAL:
-                raise ValueError(
-                    f'--config.{match[1]} cannot be None; only '
-                    f'{", ".join(sorted(config_lib.OPTIONAL))} can.'
-                )
-            none_keys.append(match[1])
+    words = iter(argv)
+    for word in words:
+        match = _KEY.match(word)
+        key, value = (match[1], match[2]) if match else (None, None)
+        if key in config_lib.GONE:
+            print(f'--config.{key}: {config_lib.GONE[key]}', file=sys.stderr)
+            continue
+        if key in config_lib.OPTIONAL and value is None:
+            value = next(words, None)  # --config.key VALUE, in two words
+            word = word if value is None else f'{word}={value}'
+        if key in config_lib.OPTIONAL and value in ('None', 'none'):
+            none_keys += [key] if key in known else []
+        elif key in known and value == 'None':
+            raise ValueError(
+                f'--config.{key} cannot be None; only '
+                f'{", ".join(sorted(config_lib.OPTIONAL))} can.'
+            )
         else:
-            rest.append(argument)
+            rest.append(word)
     return rest, none_keys
 
 

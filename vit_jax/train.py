@@ -4,6 +4,7 @@ import collections
 import contextlib
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -62,8 +63,13 @@ def train_and_evaluate(
     config_lib.check(config, num_devices=jax.device_count())
     run = RunDirectory(workdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(run.locked())
         stack.enter_context(run.logging())
         stack.enter_context(_explained(config))
+        checkpoints = stack.enter_context(
+            TrainCheckpoints(run.path / 'checkpoints', config.keep_checkpoints)
+        )
+        start = checkpoints.latest_step()
 
         # Data: what trains, what selects and what only judges.
         dataset = data.open_dataset(
@@ -73,18 +79,21 @@ def train_and_evaluate(
             holdout=config.pp.holdout,
         )
         sources = _open_splits(config, dataset)
-        _fill_in(config, len(sources['train']), run)
-        config_lib.check(config, num_devices=jax.device_count())
+        known = start is not None or run.summary() is not None
+        _fill_in(config, len(sources['train']), run.config() if known else None)
 
-        # The run directory: how far did a run come here, and is it this one?
-        checkpoints = stack.enter_context(
-            TrainCheckpoints(run.path / 'checkpoints', config.keep_checkpoints)
-        )
-        start = checkpoints.latest_step()
+        # Is it this run that the directory holds, and is it complete?
         run.open(config, dataset.class_names, sources, resume=start is not None)
         if summary := run.summary():
             log.info('The run in %s is complete; nothing is left to do.', run.path)
             return checkpoint.load(run.path / 'model.npz'), summary
+        config_lib.check(config, num_devices=jax.device_count())
+        if config.batch > len(sources['train']):
+            raise ValueError(
+                f'There are {len(sources["train"])} training examples '
+                f'({config.pp.train}), fewer than one batch of {config.batch}; set a '
+                'smaller --config.batch.'
+            )
 
         # Model and state: restored, pretrained or new.
         mesh = sharding.make_mesh(config.sharding.fsdp)
@@ -234,16 +243,21 @@ def _open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.So
                 f'The split {splits[role]!r} ({role}) of {dataset.name} has no '
                 f'examples; set --config.pp.{role}.'
             )
+    for role, other in itertools.combinations(sources, 2):
+        if shared := sources[role].num_shared(sources[other]):
+            raise ValueError(
+                f'{role} ({splits[role]}) and {other} ({splits[other]}) share {shared} '
+                'examples, so that a result on them would not be honest. Name splits '
+                'apart: --config.pp.train=…, --config.pp.val=…, --config.pp.test=…'
+            )
     return sources
 
 
-def _fill_in(config: ConfigDict, num_examples: int, run: RunDirectory) -> None:
-    """Sets the keys that are None: as the run here has them, or from the data.
-
-    Raises:
-        ValueError: the examples do not fill a batch.
-    """
-    before = config_lib.flatten(run.config() or {})
+def _fill_in(
+    config: ConfigDict, num_examples: int, before: Mapping[str, Any] | None
+) -> None:
+    """Sets the keys that are None: as the run to go on has them, or from the data."""
+    before = config_lib.flatten(before or {})
     found = config_lib.resolve(
         config, num_examples=num_examples, num_devices=jax.device_count()
     )
@@ -251,11 +265,6 @@ def _fill_in(config: ConfigDict, num_examples: int, run: RunDirectory) -> None:
         if before.get(key) is not None:
             found[key] = before[key]
     config.update_from_flattened_dict(found)
-    if config.batch > num_examples:
-        raise ValueError(
-            f'There are {num_examples} training examples ({config.pp.train}), fewer '
-            f'than one batch of {config.batch}; set a smaller --config.batch.'
-        )
     if found:
         log.info(
             'Chosen for %d examples: %s',
@@ -311,8 +320,14 @@ def _make_judge(
             mean=MEAN,
             std=STD,
         )
-        known[role, step] = evaluate.evaluate(eval_step, params, batches, mesh)
-        return known[role, step]
+        scores = evaluate.evaluate(eval_step, params, batches, mesh)
+        if not math.isfinite(scores['loss']):
+            raise FloatingPointError(
+                f'The loss on {role} is not finite after step {step}; nothing is saved '
+                'since. Lower --config.base_lr or lengthen --config.warmup_steps.'
+            )
+        known[role, step] = scores
+        return scores
 
     return judge
 
@@ -329,8 +344,8 @@ def _require_finite(state: TrainState, run: RunDirectory) -> None:
     """Raises a FloatingPointError that names the first step that went wrong."""
     if (first := int(state.first_nonfinite)) >= 0:
         raise FloatingPointError(
-            f'The loss or a gradient was not finite in step {first}; the run stopped '
-            f'and saved nothing since. The checkpoints in {run.path} are from before. '
+            f'The loss or a gradient was not finite in step {first + 1}; the run '
+            f'stopped and saved nothing since. What is in {run.path} is from before. '
             'Lower --config.base_lr or --config.grad_norm_clip, lengthen '
             '--config.warmup_steps, or look at the data of that step.'
         )
@@ -363,7 +378,10 @@ def _card(
         mean=MEAN,
         std=STD,
         source={
-            'dataset': config.dataset,
+            'dataset': _absolute(config.dataset),
+            'tfds_data_dir': _absolute(config.tfds_data_dir),
+            'tfds_manual_dir': _absolute(config.tfds_manual_dir),
+            'dtype': config.dtype,
             'holdout': config.pp.holdout,
             'train_split': config.pp.train,
             'test_split': config.pp.test,
@@ -371,6 +389,11 @@ def _card(
             'results': results,
         },
     )
+
+
+def _absolute(path: str | None) -> str | None:
+    """Returns a path that holds from other folders too; other names as they are."""
+    return os.path.abspath(path) if path and os.path.exists(path) else path
 
 
 def _summary(step: int, results: list[dict[str, Any]]) -> dict[str, float]:

@@ -22,6 +22,11 @@ from vit_jax import checkpoint
 from vit_jax import config as config_lib
 from vit_jax.data import Source
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 log = logging.getLogger(__name__)
 
 _VERSIONS = ('vit_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
@@ -128,6 +133,28 @@ class RunDirectory:
         """Notes that the run is complete, and what it reached."""
         reached = {'results': results, 'summary': summary}
         self._write('run.json', {**self.record(), **reached})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes of this machine out, as long as it is entered.
+
+        Raises:
+            ValueError: a run is going on in this directory.
+        """
+        if fcntl is None or jax.process_index() != 0:
+            yield
+            return
+        with (self.path / '.lock').open('w') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f'Another process is running in {self.path}. Wait for its end, or '
+                    'choose another --workdir.'
+                ) from error
+            except OSError:
+                log.debug('%s: its file system knows no locks.', self.path)
+            yield  # the lock ends with the file, or with the process
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:

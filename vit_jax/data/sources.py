@@ -92,6 +92,15 @@ class Subset:
     def __repr__(self) -> str:
         return f'Subset({self.name!r}, {len(self)} examples)'
 
+    def num_shared(self, other: 'Subset') -> int:
+        """Returns how many examples of the same dataset are in this and the other."""
+        return sum(
+            max(0, min(stop, other_stop) - max(start, other_start))
+            for reader, start, stop in self._parts
+            for other_reader, other_start, other_stop in other._parts
+            if reader is other_reader
+        )
+
     def fingerprint(self) -> str:
         """Returns a sha256 (hex) of which examples these are, in which order."""
         ranges = [(r.fingerprint(), start, stop) for r, start, stop in self._parts]
