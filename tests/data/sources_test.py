@@ -111,3 +111,13 @@ def test_folders_and_manifests_go_to_their_adapter(tmp_path, monkeypatch, datase
         ('folder', tmp_path / 'photos', 0.1),
         ('manifest', tmp_path / 'list.CSV', 0.3),
     ]
+
+
+def test_shared_examples_are_counted(dataset):
+    def shared(one, other):
+        return dataset.source(one).num_shared(dataset.source(other))
+
+    assert shared('train[:80%]', 'train[80%:]') == 0
+    assert shared('train', 'test') == 0
+    assert shared('train[:50]', 'train[40:60]') == 10
+    assert shared('train+test[:3]', 'test[2:]+train[:5]') == 6
