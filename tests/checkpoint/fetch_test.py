@@ -16,21 +16,21 @@ def test_files(folder, monkeypatch):
     assert fetch.resolve(folder / 'ViT-B_16.npz') == folder / 'ViT-B_16.npz'
     monkeypatch.setenv('HOME', str(folder))
     assert fetch.resolve('~/ViT-B_16.npz') == folder / 'ViT-B_16.npz'
-    assert fetch.pretrained_path('~', 'R50+ViT-B_16') == folder / 'R50+ViT-B_16.npz'
+    assert fetch.resolve('~/R50+ViT-B_16.npz') == folder / 'R50+ViT-B_16.npz'
 
 
 def test_missing_file(folder, tmp_path):
     with pytest.raises(ValueError, match=r'no .*ViT-B_61\.npz\. Did you mean') as e:
-        fetch.pretrained_path(folder, 'ViT-B_61')
+        fetch.resolve(folder / 'ViT-B_61.npz')
     assert isinstance(e.value, FileNotFoundError)
     for name in ('ViT-B_16.npz', 'ViT-B_32.npz', 'R50+ViT-B_16.npz'):
         assert name in str(e.value)
     assert 'notes.txt' not in str(e.value)
     with pytest.raises(ValueError, match=r'The folder .*nowhere does not exist either'):
-        fetch.pretrained_path(folder / 'nowhere', 'ViT-B_16')
+        fetch.resolve(f'{folder / "nowhere"}/ViT-B_16.npz')
     (folder / 'empty').mkdir()
     with pytest.raises(ValueError, match=r'empty holds no \.npz'):
-        fetch.pretrained_path(folder / 'empty', 'ViT-B_16')
+        fetch.resolve(f'{folder / "empty"}/ViT-B_16.npz')
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_urls_are_not_read_yet(url):
 
 def test_pretrained_dir_may_not_be_a_url():
     with pytest.raises(ValueError, match=r'gs://vit_models/sam/ViT-B_16\.npz is not'):
-        fetch.pretrained_path('gs://vit_models/sam', 'ViT-B_16')
+        fetch.resolve('gs://vit_models/sam/ViT-B_16.npz')
 
 
 def test_runs(tmp_path):

@@ -34,15 +34,6 @@ def resolve(reference: str | os.PathLike, *, best: bool = False) -> pathlib.Path
     return path
 
 
-def pretrained_path(pretrained_dir: str | os.PathLike, model_name: str) -> pathlib.Path:
-    """Returns `<pretrained_dir>/<model_name>.npz`.
-
-    Raises:
-      ValueError: there is no such file; the error lists those that there are.
-    """
-    return resolve(os.path.join(os.fspath(pretrained_dir), f'{model_name}.npz'))
-
-
 def _run_weights(run_dir: pathlib.Path, best: bool) -> pathlib.Path:
     path = run_dir / ('model_best.npz' if best else 'model.npz')
     if path.exists():
@@ -66,7 +57,7 @@ def _run_weights(run_dir: pathlib.Path, best: bool) -> pathlib.Path:
 
 def _neighbours(path: pathlib.Path) -> str:
     """Says what else there is where a file was looked for."""
-    folder = path.parent
+    folder = path.parent.absolute()
     if not folder.is_dir():
         return f'The folder {folder} does not exist either.'
     names = sorted(p.name for p in folder.glob('*.npz'))
