@@ -27,10 +27,10 @@ def test_missing_file(folder, tmp_path):
         assert name in str(e.value)
     assert 'notes.txt' not in str(e.value)
     with pytest.raises(ValueError, match=r'The folder .*nowhere does not exist either'):
-        fetch.resolve(f'{folder / "nowhere"}/ViT-B_16.npz')
+        fetch.resolve(folder / 'nowhere' / 'ViT-B_16.npz')
     (folder / 'empty').mkdir()
     with pytest.raises(ValueError, match=r'empty holds no \.npz'):
-        fetch.resolve(f'{folder / "empty"}/ViT-B_16.npz')
+        fetch.resolve(folder / 'empty' / 'ViT-B_16.npz')
 
 
 @pytest.mark.parametrize(
