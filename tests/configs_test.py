@@ -88,7 +88,8 @@ def flags_of_data(config, photos) -> dict:
     """Returns what replaces a dataset that is not on this machine."""
     if config.dataset == 'digits':
         return {}
-    return {'dataset': photos, 'pp.train': 'train', 'pp.val': 'test', 'pp.test': 'test'}
+    splits = {'pp.train': 'train', 'pp.val': 'test[:60%]', 'pp.test': 'test[60%:]'}
+    return {'dataset': photos, **splits}
 
 
 @pytest.fixture
