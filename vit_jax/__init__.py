@@ -12,8 +12,11 @@ The map of the package, in the order in which data flows:
     data         images and labels: sources, image operations, batches
     checkpoint   weights in and out: published files, adaptation, a run's state
     sharding     devices, and which array lives where
-    optim        learning rate schedules, optimizers, accumulation
-    train        one step, and a whole run
+    optim        learning rate schedules, optimizers
+    train_state  all that a step needs besides its batch, and how it begins
+    train_step   one step, and the steps one after another
+    train        the story of a run
+    workdir      the run directory; metrics, interruption: what is told, and signals
     evaluate     every example exactly once
 """
 
