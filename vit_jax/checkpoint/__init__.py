@@ -1,7 +1,7 @@
 """Weights in and out.
 
-- `open`, `load`, `save`: published-format .npz files, array by array or as a tree;
-- `load_pretrained`: such a file adapted to a new model (head, position embeddings);
+- `open`, `load`: weights array by array, or as a tree; `save`: a published-format .npz;
+- `load_pretrained`: weights adapted to a new model (head, position embeddings);
 - `load_model`: a run or a file as a model that can be used;
 - `ModelCard`, `find_card`: what stands beside the weights to make that possible;
 - `checkpoint.train_state` (imported on its own): a training run's whole state.
@@ -11,8 +11,10 @@ from vit_jax.checkpoint import fetch
 from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
 from vit_jax.checkpoint.card import ModelCard, find_card
 from vit_jax.checkpoint.model import load_model
-from vit_jax.checkpoint.npz import Weights, load, open, save
+from vit_jax.checkpoint.npz import save
 from vit_jax.checkpoint.pretrained import load_pretrained
+from vit_jax.checkpoint.readers import load, open
+from vit_jax.checkpoint.weights import Weights
 
 __all__ = [
     'ModelCard',

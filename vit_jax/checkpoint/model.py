@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax import models
-from vit_jax.checkpoint import adapt, architecture, fetch, npz, pretrained
-from vit_jax.checkpoint.card import ModelCard, find_card
+from vit_jax.checkpoint import adapt, architecture, pretrained, readers
+from vit_jax.checkpoint.card import ModelCard
 
 # The largest number of pixels that one patch of a known network covers, per side.
 _MAX_PATCH = 64
@@ -39,10 +39,10 @@ def load_model(
       ValueError: the file is missing or unreadable, the run has not finished, nothing
         tells what the model is, or it and the weights do not agree.
     """
-    path = fetch.resolve(reference, best=best)
-    with npz.open(path) as weights:
+    with readers.open(reference, best=best) as weights:
+        path = weights.path
         shapes = {name: weights.shape(name) for name in weights}
-        card = find_card(path) or _card_from_name(path, shapes)
+        card = weights.card or _card_from_name(path, shapes)
         if num_classes not in (None, 0, card.num_classes):
             raise ValueError(
                 f'{path} has {card.num_classes} classes, not {num_classes}. To train '

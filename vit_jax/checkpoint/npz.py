@@ -2,7 +2,7 @@
 
 Such a file is a zip of one .npy per parameter, named by its path in the tree
 (`Transformer/encoderblock_0/LayerNorm_0/scale`). Three kinds are in circulation
-and `Weights` shows all of them in today's names:
+and `NpzWeights` shows all of them in today's names:
 
 - old names: one counter numbered all submodules of a block (`LayerNorm_0`,
   `MultiHeadDotProductAttention_1`, `LayerNorm_2`, `MlpBlock_3`);
@@ -29,7 +29,9 @@ import numpy as np
 from flax import traverse_util
 
 from vit_jax import models
-from vit_jax.checkpoint import atomic, fetch
+from vit_jax.checkpoint import atomic
+from vit_jax.checkpoint.card import find_card
+from vit_jax.checkpoint.weights import Weights
 
 # A trainer's state keeps the parameters below one of these, or one in another.
 _WRAPPERS = ('opt/target/', 'optimizer/target/', 'target/', 'params/')
@@ -53,11 +55,8 @@ _BROKEN = (
 )
 
 
-class Weights(Mapping):
-    """The parameters in a published-format .npz, each read when asked for.
-
-    Maps today's names (`Transformer/encoderblock_0/…`) to `np.ndarray`. Opening
-    reads names, shapes and dtypes only. Use it as a context manager or `close()`.
+class NpzWeights(Weights):
+    """The parameters in a published-format .npz.
 
     Raises:
       ValueError: the file is missing, no npz, truncated, empty, holds pickled
@@ -65,7 +64,8 @@ class Weights(Mapping):
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = fetch.resolve(path)
+        self.path = pathlib.Path(path)
+        self.card = find_card(self.path)
         self._zip = _open_zip(self.path)
         try:
             stored = self._stored_names()
@@ -106,22 +106,16 @@ class Weights(Mapping):
         return name in self._members  # Mapping's own would read the array
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of an array without reading it."""
+        """See `Weights`."""
         return self._headers[name][0]
 
     def dtype(self, name: str) -> np.dtype:
-        """Returns the dtype of an array without reading it."""
+        """See `Weights`."""
         return self._headers[name][1]
 
     def close(self) -> None:
-        """Closes the file; its arrays can no longer be read."""
+        """See `Weights`."""
         self._zip.close()
-
-    def __enter__(self) -> 'Weights':
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.close()
 
     def _stored_names(self) -> dict[str, zipfile.ZipInfo]:
         """Returns name -> zip member, after what the directory alone can tell."""
@@ -200,17 +194,6 @@ class Weights(Mapping):
         if _GROUP_NORM.search(name):
             shape = (math.prod(shape),)
         return shape, dtype.newbyteorder('=')
-
-
-def open(path: str | os.PathLike) -> Weights:
-    """Opens a published-format .npz for reading array by array: see `Weights`."""
-    return Weights(path)
-
-
-def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns a published-format .npz as a nested dict in today's names."""
-    with Weights(path) as weights:
-        return traverse_util.unflatten_dict(dict(weights), sep='/')
 
 
 def save(path: str | os.PathLike, params: Mapping[str, Any]) -> None:

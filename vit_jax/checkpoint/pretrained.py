@@ -11,8 +11,9 @@ import numpy as np
 from flax import traverse_util
 
 from vit_jax import models
-from vit_jax.checkpoint import adapt, architecture, npz
-from vit_jax.checkpoint.card import ModelCard, find_card
+from vit_jax.checkpoint import adapt, architecture, readers
+from vit_jax.checkpoint.card import ModelCard
+from vit_jax.checkpoint.weights import Weights
 
 Change = Callable[[np.ndarray], np.ndarray]
 Config = architecture.Config
@@ -57,12 +58,12 @@ def load_pretrained(
       ValueError: the file cannot be read, or it does not fit the model: the message
         lists each parameter that is missing, unexpected or misshapen.
     """
-    with npz.open(pretrained_path) as weights:
+    with readers.open(pretrained_path) as weights:
         return fit(
             weights,
             init_params,
             model_config,
-            card=find_card(weights.path),
+            card=weights.card,
             image_size=image_size,
             keep_head=keep_head,
             class_names=class_names,
@@ -71,7 +72,7 @@ def load_pretrained(
 
 
 def fit(
-    weights: npz.Weights,
+    weights: Weights,
     init_params: Mapping[str, Any],
     model_config: Config,
     *,

@@ -1,0 +1,29 @@
+"""From a reference to an open file of weights, whatever its format."""
+
+import os
+from typing import Any
+
+from flax import traverse_util
+
+from vit_jax.checkpoint import fetch, npz
+from vit_jax.checkpoint.weights import Weights
+
+
+def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
+    """Opens weights for reading array by array: see `Weights`.
+
+    Args:
+      reference: what `fetch.resolve` takes.
+      best: of a run, the best parameters on val instead of the last ones.
+
+    Raises:
+      ValueError: there is no such file, or it cannot be read as weights.
+    """
+    path = fetch.resolve(reference, best=best)
+    return npz.NpzWeights(path)
+
+
+def load(reference: str | os.PathLike) -> dict[str, Any]:
+    """Returns weights as a nested dict in today's names: see `open`."""
+    with open(reference) as weights:
+        return traverse_util.unflatten_dict(dict(weights), sep='/')
