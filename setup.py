@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 INSTALL_REQUIRES = [
     'absl-py>=2.1',  # the command line's flags
     'array_record>=0.8.1',  # random access to prepared TFDS datasets
+    'filelock>=3.16',  # several processes of a host, one download
     'flax>=0.12.0',  # Linen, whose parameter tree is the published one
     # Data loading in threads and worker processes. Before 0.2.16 an error in a
     # worker process arrives without its type.
@@ -23,6 +24,7 @@ INSTALL_REQUIRES = [
     'optax>=0.2.5',  # optimizers
     'orbax-checkpoint>=0.11.25',  # asynchronous, atomic, multi-host checkpoints
     'pillow>=10.4',  # every image format that is not JPEG, and EXIF
+    'pooch>=1.8.2',  # downloads: progress, retries, checksums, whole files only
     # What TFDS's records are written in. With 6.31 Grain's generated code warns on
     # every start, with 6.32 and 6.33 TFDS does.
     'protobuf>=7.34',
@@ -34,15 +36,18 @@ INSTALL_REQUIRES = [
     'tqdm>=4.66.3',  # the progress bar
 ]
 
+PANDAS = ['pandas>=2.2']
 HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {
     # CUDA 12, because cuDNN attention had no execution plans on CUDA 13.0.
     'cuda': ['jax[cuda12]'],
     'tpu': ['jax[tpu]'],
-    'hf': HF,  # datasets of the Hugging Face hub
+    'hf': HF,  # datasets and weights of the Hugging Face hub
+    'augreg': PANDAS,  # checkpoint.get_augreg_df, a table of 50,000 checkpoints
     'test': [
         *HF,  # so that no test is skipped
+        *PANDAS,
         'beartype>=0.19',  # checks the shapes in signatures under pytest
         'pytest>=8.3',
         'pytest-xdist>=3.6.1',  # the suite on all cores

@@ -1,0 +1,159 @@
+"""A model that can be asked: from images to probabilities and features.
+
+Everything that happens after training goes through `Predictor.outputs`: prediction,
+evaluation, features, few-shot. The images enter as in evaluation, because the same
+function prepares them.
+"""
+
+import collections
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Float
+
+from vit_jax import checkpoint, data, sharding
+from vit_jax.checkpoint import ModelCard
+from vit_jax.models import fields
+from vit_jax.models.layers import INTERMEDIATES
+
+# Batches on the devices at once: one that computes and one that arrives.
+_IN_FLIGHT = 2
+# What sees the image's channels, in hybrids, Mixers and plain Vision Transformers.
+_FIRST_KERNELS = ('conv_root/kernel', 'stem/kernel', 'embedding/kernel')
+# The name of what the head sees.
+PRE_LOGITS = 'pre_logits/features'
+
+
+class Predictor:
+    """A model with its parameters on all devices, and the card that says how to use it.
+
+    Attributes:
+        model: the module.
+        params: its parameters, on every device.
+        card: image size, normalization, class names.
+        mesh: whose devices share each batch.
+    """
+
+    def __init__(self, model: nn.Module, params: Any, card: ModelCard, mesh=None):
+        self.model, self.card = model, card
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+        self.params = jax.device_put(params, sharding.replicated(self.mesh))
+        # A compiled function for each choice of outputs; jit's own cache does not find
+        # a lambda again.
+        self._compiled: dict[tuple[str, ...], Any] = {}
+
+    @classmethod
+    def load(
+        cls, reference: str | os.PathLike, *, best: bool = False, dtype: str = ''
+    ) -> 'Predictor':
+        """Returns the predictor of anything that `vit_jax.load` takes.
+
+        Args:
+            reference: a run directory, a file of weights, a URL.
+            best: of a run, the parameters that were best on val.
+            dtype: of the computation; default: as in training.
+        """
+        model, params, card = checkpoint.load_model(reference, best=best)
+        model = model.clone(dtype=dtype or card.source.get('dtype', 'float32'))
+        return cls(model, params, card)
+
+    def feature_names(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape, for one image, of every feature that can be asked for.
+
+        Names are the modules' paths and what they sow, as described in models/vit.py:
+        'pre_logits/features', 'Transformer/encoderblock_0/tokens', …; and 'logits' and
+        'probabilities', if the model has a head.
+        """
+        image = jax.ShapeDtypeStruct((1, *self._image_shape()), jnp.float32)
+        outputs = jax.eval_shape(self._all_outputs, self.params, image)
+        return {name: x.shape[1:] for name, x in outputs.items()}
+
+    def outputs(
+        self,
+        source: data.Source,
+        names: Sequence[str] = ('probabilities',),
+        *,
+        batch: int = 64,
+        num_workers: int = 0,
+        skip_corrupt: bool = False,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields outputs of the examples of a source, in order, some at a time.
+
+        Args:
+            source: the examples.
+            names: of `feature_names`.
+            batch: how many images the devices compute at once.
+            num_workers: worker processes for the images; 0: threads.
+            skip_corrupt: leave out images that do not decode, instead of raising.
+
+        Yields:
+            A dict of host arrays, one row for each example: index (n,) its place in
+            the source, label (n,), and each name that was asked for.
+
+        Raises:
+            ValueError: there is no output of that name; it suggests the nearest.
+        """
+        known = self.feature_names()
+        for name in names:
+            fields.check_one_of('output', name, known)
+        batches = data.eval_batches(
+            source,
+            batch=-(-min(batch, len(source)) // self.mesh.size) * self.mesh.size,
+            size=self.card.image_size,
+            resize=self.card.resize,
+            num_workers=num_workers,
+            skip_corrupt=skip_corrupt,
+            mean=self.card.mean,
+            std=self.card.std,
+        )
+        compute = self._compile(tuple(names))
+        rows = sharding.batch_sharding(self.mesh)
+        waiting = collections.deque()
+
+        def collect() -> dict[str, np.ndarray]:
+            host, results = waiting.popleft()
+            real = host['mask'] > 0
+            found = {'index': host['index'][real], 'label': host['label'][real]}
+            return found | {k: np.asarray(x)[real] for k, x in results.items()}
+
+        for host in batches:
+            images = sharding.to_devices({'image': host['image']}, rows)['image']
+            waiting.append((host, compute(self.params, images)))
+            if len(waiting) > _IN_FLIGHT:
+                yield collect()
+        while waiting:
+            yield collect()
+
+    def _compile(self, names: tuple[str, ...]) -> Any:
+        if names not in self._compiled:
+
+            def compute(params: Any, images: Float[Array, 'b h w c']) -> Mapping:
+                outputs = self._all_outputs(params, images)
+                return {name: outputs[name] for name in names}
+
+            self._compiled[names] = jax.jit(compute)
+        return self._compiled[names]
+
+    def _all_outputs(self, params: Any, images: Float[Array, 'b h w c']) -> Mapping:
+        """Returns every output by name; the compiler drops what nobody asks for."""
+        result, state = self.model.apply(
+            {'params': params}, images, train=False, mutable=[INTERMEDIATES]
+        )
+        # `sow` makes a tuple of one.
+        sown = traverse_util.flatten_dict(state[INTERMEDIATES], sep='/')
+        outputs = {name: x for name, (x,) in sown.items()}
+        if self.model.num_classes:
+            outputs['logits'] = result
+            outputs['probabilities'] = jax.nn.softmax(result)
+        return outputs
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        flat = traverse_util.flatten_dict(dict(self.params), sep='/')
+        kernel = next(flat[name] for name in _FIRST_KERNELS if name in flat)
+        return (*self.card.image_size, kernel.shape[2])
