@@ -42,9 +42,8 @@ def get_config(model_or_filename: str) -> ConfigDict:
             f'{", ".join(RECOMMENDED)}.' + config_lib.nearest(key, RECOMMENDED)
         )
     config = config_lib.default()
-    config.model = models.get_config(models.AUGREG_CONFIGS[key].model_name)
+    config_lib.set_model(config, models.AUGREG_NAMES[key])
     config.model.transformer.dropout_rate = 0.0
-    config.model.head_init = 'zeros'
     filename = (
         model_or_filename if dash else f'{key}-i21k-300ep-lr_0.001-{RECOMMENDED[key]}'
     )

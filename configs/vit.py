@@ -27,7 +27,6 @@ with b16 in a twentieth of the time.
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax import models
 
 # What the original sets by dataset; for others config.resolve finds values.
 PRESETS = {
@@ -66,8 +65,7 @@ def get_config(argument: str) -> ConfigDict:
             'vit.py:b16,cifar10 or vit.py:b16,/path/to/photos.'
         )
     config = config_lib.default()
-    config.model = models.get_config(name)
-    config.model.head_init = 'zeros'
+    config_lib.set_model(config, name)
     config.dataset = dataset
     config.pretrained = (
         config.get_ref('pretrained_dir')

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
     'quickstart.py': ['', ':finetune'],
     'vit.py': [':b16,cifar10', ':r50_l32,imagenet2012', ':ViT-Ti_16,/some/photos'],
+    'mixer.py': [':b16,cifar10', ':Mixer-L_16,/some/photos'],
     'augreg.py': [
         ':R_Ti_16',
         ':B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0',
@@ -70,6 +71,8 @@ NEW_VALUES = {
     'tfds_manual_dir': '/b',
     'total_steps': 11,
     'warmup_steps': 3,
+    'model.gelu': 'exact',
+    'model.norm_epsilon': 1e-5,
     'model.representation_size': 7,
 }
 

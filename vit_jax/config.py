@@ -64,6 +64,8 @@ OPTIONAL = frozenset(
         'tfds_manual_dir',
         'total_steps',
         'warmup_steps',
+        'model.gelu',
+        'model.norm_epsilon',
         'model.representation_size',
         'model.resnet',
     }
@@ -169,6 +171,20 @@ def default() -> ConfigDict:
     # Compile one encoder block and loop over it.
     config.scan_layers = False
     return config
+
+
+def set_model(config: ConfigDict, name: str) -> None:
+    """Gives a recipe a published model, ready to be fine-tuned.
+
+    Args:
+        config: the recipe.
+        name: as in `models.get_config`.
+    """
+    config.model = models.get_config(name)
+    config.model.head_init = 'zeros'
+    # None: as in the pretrained weights, which a port may have trained with others.
+    config.model.gelu = placeholder(str)
+    config.model.norm_epsilon = placeholder(float)
 
 
 def is_what(key: str) -> bool:

@@ -21,6 +21,29 @@ def test_interpolate_posembed_golden(golden, key):
     np.testing.assert_allclose(found, new, rtol=1e-5, atol=1e-6)
 
 
+def test_grey_images_give_what_their_copies_in_rgb_gave():
+    kernel, grey = random(4, 4, 3, 5), random(4, 4, 1)
+    rgb = np.einsum('hwc,hwcd->d', np.repeat(grey, 3, axis=2), kernel)
+    summed = adapt.input_channels(kernel, 1)
+    assert summed.shape == (4, 4, 1, 5)
+    np.testing.assert_allclose(np.einsum('hwc,hwcd->d', grey, summed), rgb, rtol=1e-5)
+
+
+@pytest.mark.parametrize('channels', [2, 4, 7])
+def test_other_channels_keep_the_size_of_the_response(channels):
+    kernel = random(4, 4, 3, 5)
+    found = adapt.input_channels(kernel, channels)
+    assert found.shape == (4, 4, channels, 5)
+    assert found.dtype == kernel.dtype
+    for c in range(channels):
+        np.testing.assert_allclose(
+            found[:, :, c] * channels / 3, kernel[:, :, c % 3], 1e-6
+        )
+    np.testing.assert_allclose(
+        adapt.input_channels(np.ones((4, 4, 3, 5)), channels).sum(axis=2), 3, 1e-6
+    )
+
+
 def test_interpolate_posembed_wants_squares():
     with pytest.raises(ValueError, match=r'12 position embeddings .* square'):
         checkpoint.interpolate_posembed(random(1, 13, 2), 17, True)

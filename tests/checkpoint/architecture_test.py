@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import traverse_util
 
@@ -19,11 +20,41 @@ def shapes_of(name):
     return {name: leaf.shape for name, leaf in flat.items()}
 
 
-@pytest.mark.parametrize('name', ['ViT-Ti_16', 'R+ViT-Ti_16', 'R26+ViT-S_32'])
+@pytest.mark.parametrize(
+    'name', ['ViT-Ti_16', 'R+ViT-Ti_16', 'R26+ViT-S_32', 'Mixer-B_16']
+)
 def test_shapes_tell_what_the_configuration_says(name):
     facts = architecture.of_weights(shapes_of(name))
     assert facts == architecture.of_config(models.MODEL_CONFIGS[name])
     assert None not in [v for k, v in facts.items() if k != 'ResNet units']
+
+
+@pytest.mark.parametrize(
+    'name', ['ViT-L_16', 'R50+ViT-B_16', 'Mixer-S_8', 'ViT-B_16-gap-norep']
+)
+def test_configuration_from_shapes(name):
+    shapes = shapes_of(name)
+    expected = models.MODEL_CONFIGS[name].to_dict()
+    assert architecture.config_of_weights(shapes) == expected
+    size = {'pre_logits/kernel': (768, 31)} if 'ViT' in name else {}
+    found = architecture.config_of_weights({**shapes, **size})
+    assert found.get('representation_size') == (31 if size else None)
+
+
+def test_configuration_from_shapes_of_an_unknown_size(golden):
+    for name in ('vit_token', 'vit_gap', 'hybrid_r50like', 'mixer'):
+        arrays = golden(f'{name}.npz')
+        params = {k[7:]: x for k, x in arrays.items() if k.startswith('params/')}
+        shapes = {k: x.shape for k, x in params.items()}
+        model = models.from_config(
+            architecture.config_of_weights(shapes),
+            num_classes=len(params['head/bias']),
+        )
+        tree = traverse_util.unflatten_dict(params, sep='/')
+        logits = model.apply({'params': tree}, arrays['inputs/images'])
+        np.testing.assert_allclose(logits, arrays['outputs/logits'], atol=1e-5)
+    with pytest.raises(ValueError, match='not the weights'):
+        architecture.config_of_weights({'a/kernel': (3, 4)})
 
 
 def test_no_two_models_look_alike():
@@ -45,6 +76,7 @@ def test_matching_models():
     [
         ('ViT-B_16', 'ViT-B_16'),
         ('ViT-B_16-224', 'ViT-B_16'),
+        ('Mixer-L_16', 'Mixer-L_16'),
         ('R50+ViT-B_16', 'R50+ViT-B_16'),
         ('ViT-B_16-gap-norep', 'ViT-B_16-gap-norep'),
         ('B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0', 'ViT-B_16'),

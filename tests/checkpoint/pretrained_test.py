@@ -21,6 +21,10 @@ FIELDS = (
     'resnet',
     'representation_size',
     'classifier',
+    'num_blocks',
+    'hidden_dim',
+    'tokens_mlp_dim',
+    'channels_mlp_dim',
 )
 
 
@@ -29,9 +33,9 @@ def config_of(name, **overrides):
     return {k: content[k] for k in FIELDS if content.get(k) is not None} | overrides
 
 
-def abstract(config, num_classes, size, **fields):
+def abstract(config, num_classes, size, channels=3, **fields):
     model = models.from_config(config, num_classes=num_classes, **fields)
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
     shapes = jax.eval_shape(
         lambda x: model.init(jax.random.key(0), x, train=False), images
     )
@@ -271,6 +275,39 @@ def test_wrong_architecture_names_the_right_one(tmp_path):
     with pytest.raises(ValueError, match='- missing: conv_root/kernel') as e:
         load(path, config, init_params)
     assert 'ViT-S_16' in str(e.value)
+
+
+@pytest.mark.parametrize('name', ['vit_gap', 'hybrid_r50like', 'mixer'])
+def test_grey_images(golden, name, caplog):
+    arrays = golden(f'{name}.npz')
+    images = arrays['inputs/images']
+    config = config_of(name)
+    num_classes = len(arrays['params/head/bias'])
+    model, init_params = abstract(config, num_classes, images.shape[1:3], channels=1)
+    with caplog.at_level('INFO'):
+        params = load(name, config, init_params, keep_head=True)
+    assert 'sees 3 channels, the model 1: its first kernel is summed' in caplog.text
+    grey = images[..., :1]
+    rgb_model, rgb_init = abstract(config, num_classes, images.shape[1:3])
+    rgb_params = load(name, config, rgb_init, keep_head=True)
+    expected = logits_of(rgb_model, rgb_params, np.repeat(grey, 3, axis=3))
+    np.testing.assert_allclose(logits_of(model, params, grey), expected, atol=1e-5)
+
+
+def test_mixer_is_bound_to_its_tokens(golden):
+    config = config_of('mixer')
+    size = golden('mixer.npz')['inputs/images'].shape[1:3]
+    assert size == (64, 64)
+    _, init_params = abstract(config, 5, (96, 96))
+    with pytest.raises(ValueError, match=r'16, which are images of 64x64 pixels. Set '):
+        load('mixer', config, init_params)
+
+
+def test_mixer_weights_for_a_vision_transformer():
+    config = config_of('vit_gap')
+    _, init_params = abstract(config, 5, (64, 64))
+    with pytest.raises(ValueError, match='family MLP-Mixer in the file, Vision Trans'):
+        load('mixer', config, init_params)
 
 
 def test_other_files_are_no_vision_transformers(tmp_path):

@@ -32,7 +32,8 @@ def test_the_root_rounds_up():
 
 
 def test_a_new_unit_is_its_shortcut():
-    unit = resnet.ResidualUnit(32, 1, jnp.dtype('float32'))
+    numerics = resnet.Numerics(1e-6, 'deviation', jnp.dtype('float32'))
+    unit = resnet.ResidualUnit(32, 1, numerics)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 128)), jnp.float32)
     variables = jax.jit(unit.init)(jax.random.key(0), x)
     assert 'conv_proj' not in variables['params']

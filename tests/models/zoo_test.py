@@ -30,6 +30,12 @@ COUNTS = {
     'R26+ViT-B_32': 101_383_976,
     'R50+ViT-B_16': 98_659_112,
     'R50+ViT-L_32': 328_994_856,
+    'Mixer-S_8': 20_646_504,
+    'Mixer-S_16': 18_528_264,
+    'Mixer-S_32': 19_104_624,
+    'Mixer-B_16': 59_880_472,
+    'Mixer-B_32': 60_293_428,
+    'Mixer-L_16': 208_196_168,
     'testing': 21_390,
     'testing-unpooled': 21_370,
 }
@@ -43,6 +49,8 @@ ARRAYS = {
     'R50+ViT-B_16': 356,
     'R50+ViT-L_32': 551,
     'ViT-B_16-gap-norep': 199,
+    'Mixer-B_16': 150,
+    'Mixer-L_16': 294,
 }
 
 
@@ -92,7 +100,7 @@ def test_dropout_rates():
     dropping = {
         name
         for name, config in models.MODEL_CONFIGS.items()
-        if config.transformer.dropout_rate
+        if config.get('transformer', {}).get('dropout_rate')
     }
     testing = {'testing', 'testing-unpooled'}
     assert dropping == {

@@ -5,7 +5,7 @@ Pure functions: none of them reads a file or places an array.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -15,6 +15,9 @@ from jaxtyping import Float
 
 POSEMB = 'Transformer/posembed_input/pos_embedding'
 HEAD = ('head/kernel', 'head/bias')
+# What sees the channels of an image: in hybrids, Mixers and Vision Transformers (in a
+# hybrid, embedding/kernel sees those of the ResNet).
+FIRST_KERNELS = ('conv_root/kernel', 'stem/kernel', 'embedding/kernel')
 PRE_LOGITS = ('pre_logits/kernel', 'pre_logits/bias')
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -89,6 +92,26 @@ def resize_posembed(
         grid = jax.image.resize(grid, (*new_grid, grid.shape[-1]), kind)
     grid = np.asarray(grid).reshape(math.prod(new_grid), -1)
     return np.concatenate([prefix, grid])[None]
+
+
+def first_kernel(names: Container[str]) -> str | None:
+    """Returns the name of the parameter that sees an image's channels, or None."""
+    return next((name for name in FIRST_KERNELS if name in names), None)
+
+
+def input_channels(
+    kernel: Float[np.ndarray, 'h w 3 d'], channels: int
+) -> Float[np.ndarray, 'h w c d']:
+    """Returns a kernel for images of another number of channels than three.
+
+    For one channel, the sum over the three: a grey image then gives what its copy in
+    red, green and blue gave. For others, the three in turn (red, green, blue, red, …)
+    times 3 / channels, which keeps the size of the response.
+    """
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    turns = kernel[:, :, np.arange(channels) % 3]
+    return turns * np.asarray(3 / channels, kernel.dtype)
 
 
 def square_grid(num_tokens: int) -> Grid:

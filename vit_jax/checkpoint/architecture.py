@@ -1,5 +1,6 @@
 """Which network a file of weights belongs to, told from its shapes or its name."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,9 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.checkpoint import adapt
 
+VIT, MIXER = 'Vision Transformer', 'MLP-Mixer'
+
+_MIXER_BLOCK = re.compile(r'MixerBlock_(\d+)/')
 _BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/')
 _UNIT = re.compile(r'block(\d+)/unit(\d+)/')
 _FIRST = 'Transformer/encoderblock_0'
@@ -23,6 +27,21 @@ def of_weights(shapes: adapt.Shapes) -> Facts:
     A fact that the file does not tell is None; a file of another family gives none
     but Nones.
     """
+    kernel = shapes.get('stem/kernel', ())
+    if len(kernel) == 4:
+        blocks = {m[1] for name in shapes if (m := _MIXER_BLOCK.match(name))}
+        tokens, channels = (
+            shapes.get(f'MixerBlock_0/{side}_mixing/Dense_0/kernel', (None,))[-1]
+            for side in ('token', 'channel')
+        )
+        return {
+            'family': MIXER,
+            'width': kernel[-1],
+            'depth': len(blocks) or None,
+            'token MLP width': tokens,
+            'channel MLP width': channels,
+            'patch': tuple(kernel[:2]),
+        }
     kernel = shapes.get('embedding/kernel', (None,) * 4)
     query = shapes.get(
         f'{_FIRST}/MultiHeadDotProductAttention_0/query/kernel', (None,) * 3
@@ -34,9 +53,11 @@ def of_weights(shapes: adapt.Shapes) -> Facts:
             stage, unit = int(match[1]), int(match[2])
             units[stage] = max(unit, units.get(stage, 0))
     hybrid = 'conv_root/kernel' in shapes
+    depth = len({m[1] for name in shapes if (m := _BLOCK.match(name))}) or None
     return {
+        'family': VIT if depth else None,
         'width': kernel[-1],
-        'depth': len({m[1] for name in shapes if (m := _BLOCK.match(name))}) or None,
+        'depth': depth,
         'heads': query[1] if len(query) == 3 else None,
         'MLP width': mlp[-1],
         'patch': tuple(kernel[:2]),
@@ -47,9 +68,19 @@ def of_weights(shapes: adapt.Shapes) -> Facts:
 
 def of_config(model_config: Config) -> Facts:
     """Returns the same facts of a model's configuration."""
+    if 'tokens_mlp_dim' in model_config:
+        return {
+            'family': MIXER,
+            'width': model_config['hidden_dim'],
+            'depth': model_config['num_blocks'],
+            'token MLP width': model_config['tokens_mlp_dim'],
+            'channel MLP width': model_config['channels_mlp_dim'],
+            'patch': tuple(model_config['patches']['size']),
+        }
     transformer = model_config['transformer']
     resnet = model_config.get('resnet')
     return {
+        'family': VIT,
         'width': model_config['hidden_size'],
         'depth': transformer['num_layers'],
         'heads': transformer['num_heads'],
@@ -62,22 +93,73 @@ def of_config(model_config: Config) -> Facts:
     }
 
 
+def config_of_weights(shapes: adapt.Shapes) -> dict[str, Any]:
+    """Returns the configuration of the network that has these weights.
+
+    It carries the name of the zoo's model of this architecture, if there is one, and
+    its dropout rates; otherwise no name and no dropout.
+
+    Raises:
+        ValueError: the weights are those of no Vision Transformer and no Mixer.
+    """
+    facts = of_weights(shapes)
+    if facts['family'] is None or None in (facts['width'], *facts['patch']):
+        raise ValueError('these are not the weights of a Vision Transformer or a Mixer')
+    if names := matching_models(shapes):
+        config = models.get_config(names[0]).to_dict()
+    elif facts['family'] == MIXER:
+        config = {
+            'patches': {'size': facts['patch']},
+            'num_blocks': facts['depth'],
+            'hidden_dim': facts['width'],
+            'tokens_mlp_dim': facts['token MLP width'],
+            'channels_mlp_dim': facts['channel MLP width'],
+        }
+    else:
+        config = {
+            'patches': {'size': facts['patch']},
+            'hidden_size': facts['width'],
+            'transformer': {
+                'num_layers': facts['depth'],
+                'num_heads': facts['heads'],
+                'mlp_dim': facts['MLP width'],
+                'dropout_rate': 0.0,
+                'attention_dropout_rate': 0.0,
+            },
+            'classifier': 'token' if facts['class token'] else 'gap',
+        }
+        if facts['ResNet units'] is not None:
+            root = shapes['conv_root/kernel'][-1] / 64
+            units = facts['ResNet units']
+            config['resnet'] = {'num_layers': units, 'width_factor': root}
+    if 'pre_logits/kernel' in shapes:
+        config['representation_size'] = shapes['pre_logits/kernel'][-1]
+    return config
+
+
 def matching_models(shapes: adapt.Shapes) -> list[str]:
     """Returns the names of the zoo's models that have these weights' architecture."""
     facts = of_weights(shapes)
     return [
         name
         for name, config in models.MODEL_CONFIGS.items()
-        if 'transformer' in config and of_config(config) == facts
+        if of_config(config) == facts
     ]
 
 
 def remedy(shapes: adapt.Shapes, model_config: Config) -> str:
     """Says, after a failed merge, what the weights are and what to do."""
     found, wanted = of_weights(shapes), of_config(model_config)
-    if found['depth'] is None:
-        return 'These are not the weights of a Vision Transformer with published names.'
-    differ = [key for key in wanted if found[key] != wanted[key]]
+    if found['family'] is None:
+        return (
+            'These are not the weights of a Vision Transformer or a Mixer with '
+            'published names.'
+        )
+    differ = [key for key in wanted if found.get(key) != wanted[key]]
+    if found['family'] != wanted['family']:
+        differ = ['family']
+    elif not differ and found['family'] == MIXER:
+        return _mixer_remedy(shapes, found['patch'])
     if differ == ['class token']:
         has, classifier = ('a', 'token') if found['class token'] else ('no', 'gap')
         return (
@@ -118,6 +200,21 @@ def config_from_name(stem: str) -> dict[str, Any] | None:
         if key in table:
             return table[key].to_dict()
     return None
+
+
+def _mixer_remedy(shapes: adapt.Shapes, patch: tuple[int, int]) -> str:
+    """Says which images a Mixer's weights are for."""
+    tokens = shapes.get('MixerBlock_0/token_mixing/Dense_0/kernel', (0,))[0]
+    side = math.isqrt(tokens)
+    if not side or side * side != tokens:
+        return f'A Mixer is bound to its number of tokens, {tokens} in the file.'
+    height, width = side * patch[0], side * patch[1]
+    key = f'pp.crop={height}' if height == width else f"pp.size='({height}, {width})'"
+    return (
+        f'A Mixer is bound to its number of tokens: the file has {tokens}, which are '
+        f'images of {height}x{width} pixels. Set --config.{key}. (Vision Transformers '
+        'take other sizes.)'
+    )
 
 
 def _show(fact: Any) -> str:

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -21,7 +22,7 @@ def load_model(
     best: bool = False,
     num_classes: int | None = None,
     dtype: str = 'float32',
-) -> tuple[models.VisionTransformer, dict[str, Any], ModelCard]:
+) -> tuple[nn.Module, dict[str, Any], ModelCard]:
     """Returns (model, params, card) of anything the library can load.
 
     `model.apply({'params': params}, images, train=False)` gives the logits (b y) of
@@ -51,7 +52,7 @@ def load_model(
             )
         outputs = card.num_classes if num_classes is None else num_classes
         model = models.from_config(card.model, num_classes=outputs, dtype=dtype)
-        kernel = shapes.get('conv_root/kernel') or shapes.get('embedding/kernel', ())
+        kernel = shapes.get(adapt.first_kernel(shapes), ())
         channels = kernel[2] if len(kernel) == 4 else 3
         images = jax.ShapeDtypeStruct((1, *card.image_size, channels), jnp.float32)
         variables = jax.eval_shape(

@@ -1,5 +1,6 @@
 """Weights from a file into a model that may differ from the one they were made for."""
 
+import logging
 import math
 import os
 import pathlib
@@ -14,6 +15,8 @@ from vit_jax import models
 from vit_jax.checkpoint import adapt, architecture, readers
 from vit_jax.checkpoint.card import ModelCard
 from vit_jax.checkpoint.weights import Weights
+
+log = logging.getLogger(__name__)
 
 Change = Callable[[np.ndarray], np.ndarray]
 Config = architecture.Config
@@ -32,8 +35,9 @@ def load_pretrained(
 
     All parameters of the model but a new head must be in the file, and no others.
     The two may differ in the number of classes (new head), in `pre_logits`, which a
-    model without `representation_size` drops together with the old head, and in the
-    grid of the position embeddings, which are resized as the original does.
+    model without `representation_size` drops together with the old head, in the grid of
+    the position embeddings, which are resized as the original does, and in the channels
+    of the images, if the file's are three (`adapt.input_channels`).
 
     Parameters are read, adapted, cast, placed and freed one at a time.
 
@@ -103,7 +107,16 @@ def fit(
         dropped = set(adapt.HEAD)
         if not wanted.keys() & set(adapt.PRE_LOGITS):
             dropped |= set(adapt.PRE_LOGITS)
-    _check_fit(weights.path, found, wanted, new, dropped, model_config)
+    channels = _other_channels(found, wanted)
+    _check_fit(weights.path, found, wanted, new, dropped, channels, model_config)
+    for name, count in channels.items():
+        changes[name] = lambda kernel, count=count: adapt.input_channels(kernel, count)
+        log.info(
+            '%s sees 3 channels, the model %d: its first kernel is %s.',
+            weights.path,
+            count,
+            'summed over them' if count == 1 else f'repeated in turn, times 3/{count}',
+        )
     if adapt.POSEMB in wanted:
         changes[adapt.POSEMB] = _posemb_change(
             weights.path, found, wanted, model_config, card, image_size
@@ -142,6 +155,7 @@ def _check_fit(
     wanted: adapt.Shapes,
     new: set[str],
     dropped: set[str],
+    channels: Mapping[str, int],
     model_config: Config,
 ) -> None:
     """Raises a ValueError with the whole difference unless the two agree."""
@@ -149,6 +163,7 @@ def _check_fit(
     old, posemb = shapes.get(adapt.POSEMB, ()), wanted.get(adapt.POSEMB, ())
     if len(old) == len(posemb) == 3 and old[2] == posemb[2]:
         shapes[adapt.POSEMB] = posemb  # the number of positions may differ
+    shapes |= {name: wanted[name] for name in channels}
     required = {name: shape for name, shape in wanted.items() if name not in new}
     lines = adapt.compare(shapes, required)
     if lines:
@@ -158,6 +173,15 @@ def _check_fit(
             + '\n  '.join(lines)
             + f'\n{architecture.remedy(found, model_config)}'
         )
+
+
+def _other_channels(found: adapt.Shapes, wanted: adapt.Shapes) -> dict[str, int]:
+    """Returns the kernel to be brought from three to another number of channels."""
+    name = adapt.first_kernel(wanted)
+    old, new = found.get(name, ()), wanted.get(name, ())
+    if len(old) != 4 or len(new) != 4 or old[2] != 3 or new[2] == 3:
+        return {}
+    return {name: new[2]} if (*old[:2], old[3]) == (*new[:2], new[3]) else {}
 
 
 def _kept_head_order(

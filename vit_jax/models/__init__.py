@@ -1,6 +1,7 @@
 """The networks, by class and by published name."""
 
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
+from vit_jax.models.mixer import MlpMixer
 from vit_jax.models.stacking import stack, unstack
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.models.zoo import (
@@ -19,6 +20,7 @@ __all__ = [
     'AUGREG_NAMES',
     'MODEL_CONFIGS',
     'SHORT_NAMES',
+    'MlpMixer',
     'VisionTransformer',
     'from_config',
     'get_config',

@@ -8,6 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
+# The forms of GELU. All weights that Google published were trained with the tanh
+# approximation; PyTorch's ports compute the exact one (erf), which is one reason why
+# the outputs of a port differ from the original's by 1e-3.
+GELUS = ('tanh', 'exact')
+# Of LayerNorm in the original and in timm; Hugging Face's ViT has 1e-12.
+NORM_EPSILON = 1e-6
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
@@ -22,6 +28,17 @@ def unknown(what: str, found: Any, valid: Iterable[str]) -> ValueError:
         f'Unknown {what} {found!r}: {suggestion if near else ""}'
         f'Expected one of {", ".join(valid)}.'
     )
+
+
+def numerics(gelu: str | None, norm_epsilon: float | None) -> tuple[str, float]:
+    """Returns which GELU and which LayerNorm epsilon; None is the published one."""
+    if gelu is not None:
+        check_one_of('gelu', gelu, GELUS)
+    if norm_epsilon is not None and not norm_epsilon > 0:
+        raise ValueError(
+            f'norm_epsilon is {norm_epsilon!r}, expected a positive number'
+        )
+    return gelu or GELUS[0], norm_epsilon or NORM_EPSILON
 
 
 def check_one_of(what: str, found: Any, valid: Iterable[str]) -> None:
@@ -56,6 +73,15 @@ def frozen(
     # JSON makes lists of tuples; a FrozenConfigDict would tell them apart.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return FrozenConfigDict(values)
+
+
+def check_images(images: Any) -> None:
+    """Raises a ValueError unless the images are floats."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f'Expected images as floats, found {images.dtype}. Published models '
+            'take pixels from 0 to 255 as (x - 127.5) / 127.5.'
+        )
 
 
 def check_patch_size(size: Any) -> None:

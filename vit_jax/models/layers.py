@@ -15,6 +15,9 @@ statistics of normalisations, the softmax of attention, and the logits.
 Module names equal those in the published checkpoints; changing one breaks every file.
 """
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,9 +27,22 @@ from jaxtyping import Array, Float
 INTERMEDIATES = 'intermediates'
 
 
-def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """Returns a LayerNorm with the paper's epsilon (timm has the same, HF 1e-12)."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
+HEAD_INITS = {
+    'zeros': nn.initializers.zeros,
+    'lecun_normal': nn.initializers.lecun_normal(),
+}
+# What the backward pass finds stored; the rest it computes again.
+REMAT_POLICIES = {
+    'none': jax.checkpoint_policies.everything_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,  # the input of every block
+    # The results of multiplications by parameters, not the attention's.
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def layer_norm(dtype: jnp.dtype, name: str, epsilon: float) -> nn.LayerNorm:
+    """Returns a LayerNorm."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
 class AddPositionEmbs(nn.Module):
@@ -51,11 +67,14 @@ class AddPositionEmbs(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """The MLP of a transformer block: d -> m -> d with a GELU in between."""
+    """The MLP of a block: d -> m -> d with a GELU in between."""
 
     mlp_dim: int
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.dtype('float32')
+    gelu: str = 'tanh'
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    bias_init: Callable = nn.initializers.normal(1e-6)
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
@@ -65,17 +84,15 @@ class MlpBlock(nn.Module):
             return nn.Dense(
                 features,
                 dtype=self.dtype,
-                kernel_init=nn.initializers.xavier_uniform(),
-                bias_init=nn.initializers.normal(1e-6),
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
                 name=name,
             )
 
         width = x.shape[-1]
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
         x = dense(self.mlp_dim, 'Dense_0')(x)
-        # The tanh approximation: the published weights were trained with it. PyTorch
-        # ports use the exact form; it is one reason why their outputs differ by 1e-3.
-        x = dropout(nn.gelu(x, approximate=True))
+        x = dropout(nn.gelu(x, approximate=self.gelu == 'tanh'))
         return dropout(dense(width, 'Dense_1')(x))
 
 
@@ -137,3 +154,67 @@ class PreLogits(nn.Module):
         x = x.astype(jnp.float32)
         self.sow(INTERMEDIATES, 'features', x)
         return x
+
+
+class Head(nn.Module):
+    """A linear layer in float32: from features to logits."""
+
+    num_classes: int
+    kernel_init: str = 'zeros'  # of HEAD_INITS
+    bias_init: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b *n d']) -> Float[Array, 'b *n y']:
+        """Returns the logits."""
+        dense = nn.Dense(
+            self.num_classes,
+            kernel_init=HEAD_INITS[self.kernel_init],
+            bias_init=nn.initializers.constant(self.bias_init),
+        )
+        nn.share_scope(self, dense)  # published as head/kernel
+        return dense(x)
+
+
+def apply_blocks(
+    block: Callable[..., nn.Module],
+    name: str,
+    num_layers: int,
+    x: Float[Array, 'b n d'],
+    train: bool,
+    *,
+    remat: str,
+    scan_layers: bool,
+) -> Float[Array, 'b n d']:
+    """Returns x after so many blocks; called inside the module that owns them.
+
+    Args:
+        block: a module class with its fields bound (`functools.partial`); its modules
+            are called with (x, train).
+        name: the blocks become {name}_0, {name}_1, …; stacked, they are one: {name}.
+        num_layers: how many.
+        x: tokens.
+        train: whether dropout is on.
+        remat: of REMAT_POLICIES.
+        scan_layers: compile one block and loop over stacked parameters.
+    """
+    make = block
+    if remat != 'none':
+        rematerialized = nn.remat(
+            block.func,
+            policy=REMAT_POLICIES[remat],
+            static_argnums=(2,),  # train, where 0 is the module
+            prevent_cse=not scan_layers,  # a loop prevents it already
+        )
+        make = functools.partial(rematerialized, *block.args, **block.keywords)
+    if not scan_layers:
+        for i in range(num_layers):
+            x = make(name=f'{name}_{i}')(x, train)
+        return x
+    scan = nn.scan(
+        lambda block, x: (block(x, train), None),
+        length=num_layers,
+        variable_axes={'params': 0, INTERMEDIATES: 0},
+        split_rngs={'params': True, 'dropout': True},
+    )
+    x, _ = scan(make(name=name), x)
+    return x

@@ -1,9 +1,9 @@
 """The two layouts of a transformer's parameters.
 
 Published, and in every file and public function: one subtree per block,
-`Transformer/encoderblock_0/…`, `encoderblock_1/…`. With `scan_layers`, inside a
-training run: one subtree `Transformer/encoderblock/…` whose leaves have a leading axis
-l for the layers. Only the two functions here know both.
+`Transformer/encoderblock_0/…`, `encoderblock_1/…` (in Mixers `MixerBlock_0/…`). With
+`scan_layers`, inside a training run: one subtree `Transformer/encoderblock/…` whose
+leaves have a leading axis l for the layers. Only the two functions here know both.
 
 They are pure and take any tree: parameters, gradients, optimizer states that mirror
 them, intermediates; of arrays (also traced ones), numbers or `jax.ShapeDtypeStruct`s.
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-_STACKED = 'encoderblock'
-_BLOCK = re.compile(rf'{_STACKED}_(\d+)')
+_STACKED = ('encoderblock', 'MixerBlock')
+_BLOCK = re.compile(rf'({"|".join(_STACKED)})_(\d+)')
 
 
 def stack(tree: Any) -> Any:
@@ -55,14 +55,16 @@ def _map_dicts(convert: Callable[[Mapping], Mapping], tree: Any) -> Any:
 
 
 def _stack_blocks(node: dict) -> dict:
-    found = {m[0]: int(m[1]) for key in node if (m := _BLOCK.fullmatch(str(key)))}
-    if not found:
+    matches = [m for key in node if (m := _BLOCK.fullmatch(str(key)))]
+    if not matches:
         return node
+    stem = matches[0][1]
+    found = {m[0]: int(m[2]) for m in matches if m[1] == stem}
     names = sorted(found, key=found.get)
     if sorted(found.values()) != list(range(len(found))):
         raise ValueError(
-            f'Cannot stack the blocks {", ".join(names)}: expected {_STACKED}_0 to '
-            f'{_STACKED}_{len(found) - 1} without a gap.'
+            f'Cannot stack the blocks {", ".join(names)}: expected {stem}_0 to '
+            f'{stem}_{len(found) - 1} without a gap.'
         )
     blocks = [node[name] for name in names]
     first = jax.tree.structure(blocks[0])
@@ -72,23 +74,25 @@ def _stack_blocks(node: dict) -> dict:
                 f'Cannot stack the blocks: {name} has other parameters than {names[0]}.'
             )
     rest = {key: value for key, value in node.items() if key not in found}
-    return rest | {_STACKED: jax.tree.map(lambda *x: _stack_leaves(x), *blocks)}
+    return rest | {stem: jax.tree.map(lambda *x: _stack_leaves(x), *blocks)}
 
 
 def _unstack_blocks(node: dict) -> dict:
-    if not jax.tree.leaves(node.get(_STACKED)):
+    stacked = [stem for stem in _STACKED if jax.tree.leaves(node.get(stem))]
+    if not stacked:
         return node
-    leaves, treedef = jax.tree.flatten(node[_STACKED])
+    (stem,) = stacked
+    leaves, treedef = jax.tree.flatten(node[stem])
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(
-            f'Cannot unstack {_STACKED}: its leaves have {sorted(lengths)} layers, '
+            f'Cannot unstack {stem}: its leaves have {sorted(lengths)} layers, '
             'expected one number for all of them.'
         )
     (length,) = lengths.pop()
-    rest = {key: value for key, value in node.items() if key != _STACKED}
+    rest = {key: value for key, value in node.items() if key != stem}
     return rest | {
-        f'{_STACKED}_{i}': treedef.unflatten([_layer(leaf, i) for leaf in leaves])
+        f'{stem}_{i}': treedef.unflatten([_layer(leaf, i) for leaf in leaves])
         for i in range(length)
     }
 

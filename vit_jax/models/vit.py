@@ -24,10 +24,10 @@ where each leaf is a tuple of one array, as `sow` makes it. With `scan_layers` t
 blocks are stacked, and `models.unstack` separates them.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
@@ -35,27 +35,20 @@ from jaxtyping import Array, Float, Shaped
 from vit_jax.models import fields
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.layers import (
+    HEAD_INITS,
     INTERMEDIATES,
+    REMAT_POLICIES,
     AddPositionEmbs,
+    Head,
     MlpBlock,
     MultiHeadDotProductAttention,
     PreLogits,
+    apply_blocks,
     layer_norm,
 )
-from vit_jax.models.resnet import ResNetRoot
+from vit_jax.models.resnet import STANDARDIZATIONS, ResNetRoot
 
 CLASSIFIERS = ('token', 'gap', 'unpooled', 'token_unpooled')
-HEAD_INITS = {
-    'zeros': nn.initializers.zeros,
-    'lecun_normal': nn.initializers.lecun_normal(),
-}
-# What the backward pass finds stored; the rest it computes again.
-REMAT_POLICIES = {
-    'none': jax.checkpoint_policies.everything_saveable,
-    'full': jax.checkpoint_policies.nothing_saveable,  # the input of every block
-    # The results of multiplications by parameters, not the attention's.
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class EncoderBlock(nn.Module):
@@ -66,6 +59,8 @@ class EncoderBlock(nn.Module):
     dropout_rate: float
     attention_dropout_rate: float
     dtype: jnp.dtype
+    gelu: str
+    norm_epsilon: float
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
@@ -76,11 +71,16 @@ class EncoderBlock(nn.Module):
             self.dtype,
             name='MultiHeadDotProductAttention_0',
         )
-        mlp = MlpBlock(self.mlp_dim, self.dropout_rate, self.dtype, name='MlpBlock_0')
+        mlp = MlpBlock(
+            self.mlp_dim, self.dropout_rate, self.dtype, self.gelu, name='MlpBlock_0'
+        )
+        norms = [
+            layer_norm(self.dtype, f'LayerNorm_{i}', self.norm_epsilon) for i in (0, 1)
+        ]
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
 
-        x = x + dropout(attention(layer_norm(self.dtype, 'LayerNorm_0')(x), train))
-        x = x + mlp(layer_norm(self.dtype, 'LayerNorm_1')(x), train)
+        x = x + dropout(attention(norms[0](x), train))
+        x = x + mlp(norms[1](x), train)
         self.sow(INTERMEDIATES, 'tokens', x)
         return x
 
@@ -96,6 +96,8 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.dtype('float32')
     remat: str = 'none'
     scan_layers: bool = False
+    gelu: str = 'tanh'
+    norm_epsilon: float = fields.NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
@@ -104,39 +106,29 @@ class Encoder(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         self.sow(INTERMEDIATES, 'embedded', x)
 
-        if self.scan_layers:
-            scan = nn.scan(
-                lambda block, x: (block(x, train), None),
-                length=self.num_layers,
-                variable_axes={'params': 0, INTERMEDIATES: 0},
-                split_rngs={'params': True, 'dropout': True},
-            )
-            x, _ = scan(self._block('encoderblock'), x)
-        else:
-            for i in range(self.num_layers):
-                x = self._block(f'encoderblock_{i}')(x, train)
-
-        x = layer_norm(self.dtype, 'encoder_norm')(x)
-        self.sow(INTERMEDIATES, 'encoded', x)
-        return x
-
-    def _block(self, name: str) -> nn.Module:
-        block = EncoderBlock
-        if self.remat != 'none':
-            block = nn.remat(
-                block,
-                policy=REMAT_POLICIES[self.remat],
-                static_argnums=(2,),  # train, where 0 is the module
-                prevent_cse=not self.scan_layers,  # a loop prevents it already
-            )
-        return block(
+        block = functools.partial(
+            EncoderBlock,
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             dtype=self.dtype,
-            name=name,
+            gelu=self.gelu,
+            norm_epsilon=self.norm_epsilon,
         )
+        x = apply_blocks(
+            block,
+            'encoderblock',
+            self.num_layers,
+            x,
+            train,
+            remat=self.remat,
+            scan_layers=self.scan_layers,
+        )
+
+        x = layer_norm(self.dtype, 'encoder_norm', self.norm_epsilon)(x)
+        self.sow(INTERMEDIATES, 'encoded', x)
+        return x
 
 
 class VisionTransformer(nn.Module):
@@ -151,7 +143,8 @@ class VisionTransformer(nn.Module):
         transformer: num_layers, num_heads, mlp_dim, dropout_rate (0.1),
             attention_dropout_rate (0.1).
         hidden_size: width d of the tokens.
-        resnet: {'num_layers': units of each stage, 'width_factor': …} for hybrids.
+        resnet: {'num_layers': units of each stage, 'width_factor': …} for hybrids;
+            see resnet.py.
         representation_size: width of a tanh layer before the head, or None.
         classifier: what the head sees: 'token' (the class token), 'gap' (the mean of
             the patches' tokens), 'unpooled' (all of these tokens) or 'token_unpooled'
@@ -164,6 +157,9 @@ class VisionTransformer(nn.Module):
             'full' (everything inside a block) or 'dots' (all but matrix products).
         scan_layers: whether one compiled block runs in a loop over stacked parameters
             (`models.stack`). Compiles faster, runs slower.
+        gelu: 'tanh', the approximation with which the published weights were trained
+            (None means it too), or 'exact', as in PyTorch's ports.
+        norm_epsilon: of LayerNorm; None: 1e-6, as published and in timm.
     """
 
     num_classes: int | None
@@ -179,6 +175,8 @@ class VisionTransformer(nn.Module):
     dtype: Any = 'float32'
     remat: str = 'none'
     scan_layers: bool = False
+    gelu: str | None = None
+    norm_epsilon: float | None = None
 
     def __post_init__(self):
         # Frozen, so that a model can be hashed and is not changed through a config.
@@ -191,14 +189,20 @@ class VisionTransformer(nn.Module):
         )
         if self.resnet is not None:
             self.resnet = fields.frozen(
-                'resnet', self.resnet, ['num_layers'], optional=['width_factor']
+                'resnet',
+                self.resnet,
+                required=['num_layers'],
+                optional=['width_factor', 'norm_epsilon', 'standardize'],
             )
+            if by := self.resnet.get('standardize'):
+                fields.check_one_of('resnet.standardize', by, STANDARDIZATIONS)
         self.dtype = fields.compute_dtype(self.dtype)
         fields.check_patch_size(self.patches.size)
         fields.check_heads(self.hidden_size, self.transformer.num_heads)
         fields.check_one_of('classifier', self.classifier, CLASSIFIERS)
         fields.check_one_of('head_init', self.head_init, HEAD_INITS)
         fields.check_one_of('remat', self.remat, REMAT_POLICIES)
+        self.gelu, self.norm_epsilon = fields.numerics(self.gelu, self.norm_epsilon)
         super().__post_init__()
 
     @nn.compact
@@ -218,11 +222,7 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: if the images are not floats, or patches do not cover them.
         """
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f'Expected images as floats, found {images.dtype}. Published models '
-                'take pixels from 0 to 255 as (x - 127.5) / 127.5.'
-            )
+        fields.check_images(images)
         rows, columns = patch_grid(self, images.shape[1:3])
         x = jnp.asarray(images, self.dtype)
 
@@ -253,6 +253,8 @@ class VisionTransformer(nn.Module):
             dtype=self.dtype,
             remat=self.remat,
             scan_layers=self.scan_layers,
+            gelu=self.gelu,
+            norm_epsilon=self.norm_epsilon,
             name='Transformer',
         )
         x = encoder(x, train)
@@ -265,10 +267,5 @@ class VisionTransformer(nn.Module):
         x = PreLogits(self.representation_size, self.dtype, name='pre_logits')(x)
         if not self.num_classes:
             return x
-        head = nn.Dense(
-            self.num_classes,
-            kernel_init=HEAD_INITS[self.head_init],
-            bias_init=nn.initializers.constant(self.head_bias_init),
-            name='head',
-        )
+        head = Head(self.num_classes, self.head_init, self.head_bias_init, name='head')
         return head(x)

@@ -1,7 +1,8 @@
 """The models that have been published: one table, and views of it.
 
-Sizes: Dosovitskiy et al. 2020, table 1 (B, L, H), Steiner et al. 2021, table 2 (Ti, S);
-dropout rates as in the original repository's fine-tuning configurations.
+Sizes: Dosovitskiy et al. 2020, table 1 (B, L, H), Steiner et al. 2021, table 2 (Ti, S),
+Tolstikhin et al. 2021, table 1 (Mixers; S as in the published files); dropout rates
+as in the original repository's fine-tuning configurations.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from vit_jax.models import fields
+from vit_jax.models.mixer import MlpMixer
 from vit_jax.models.vit import VisionTransformer
 
 
@@ -70,7 +72,40 @@ class ViT:
         return config
 
 
-TABLE: dict[str, ViT] = {
+@dataclasses.dataclass(frozen=True)
+class MixerSize:
+    """Blocks l, width d, and widths of the MLPs across tokens and channels."""
+
+    num_blocks: int
+    hidden_dim: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+
+
+MIXER_SIZES = {
+    'S': MixerSize(8, 512, 256, 2048),
+    'B': MixerSize(12, 768, 384, 3072),
+    'L': MixerSize(24, 1024, 512, 4096),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixer:
+    """A row of the table: what makes a published MLP-Mixer."""
+
+    size: str
+    patch: int  # side, in pixels
+
+    def config(self, name: str) -> ConfigDict:
+        """Returns the configuration under which the original knows the model."""
+        config = ConfigDict()
+        config.model_name = name
+        config.patches = ConfigDict({'size': (self.patch, self.patch)})
+        config.update(dataclasses.asdict(MIXER_SIZES[self.size]))
+        return config
+
+
+TABLE: dict[str, ViT | Mixer] = {
     'ViT-Ti_16': ViT('Ti', 16),
     'ViT-S_16': ViT('S', 16),
     'ViT-S_32': ViT('S', 32),
@@ -93,6 +128,12 @@ TABLE: dict[str, ViT] = {
     # Three stages of a ResNet-50, whose third also has the units of the fourth.
     'R50+ViT-B_16': ViT('B', 1, dropout=0.1, resnet=(3, 4, 9)),
     'R50+ViT-L_32': ViT('L', 1, dropout=0.1, resnet=(3, 4, 6, 3)),
+    'Mixer-S_8': Mixer('S', 8),
+    'Mixer-S_16': Mixer('S', 16),
+    'Mixer-S_32': Mixer('S', 32),
+    'Mixer-B_16': Mixer('B', 16),
+    'Mixer-B_32': Mixer('B', 32),
+    'Mixer-L_16': Mixer('L', 16),
     # Made to be fast, never published.
     'testing': ViT('testing', 16, dropout=0.1),
     'testing-unpooled': ViT('testing', 16, dropout=0.1, classifier='unpooled'),
@@ -113,7 +154,11 @@ def short_name(name: str) -> str:
     return re.sub(r'(ti|s|b|l|h)_(\d+)', r'\1\2', short)
 
 
-AUGREG_NAMES = {augreg_name(name): name for name in TABLE if name not in _NOT_AUGREG}
+AUGREG_NAMES = {
+    augreg_name(name): name
+    for name, row in TABLE.items()
+    if isinstance(row, ViT) and name not in _NOT_AUGREG
+}
 SHORT_NAMES = {short_name(name): name for name in TABLE}
 
 
@@ -197,9 +242,10 @@ def from_config(
         ValueError: if fields are unknown or missing, or a value is not valid.
     """
     values = {**model_config, **overrides}
+    module = MlpMixer if 'tokens_mlp_dim' in values else VisionTransformer
     known = {
         field.name: field
-        for field in dataclasses.fields(VisionTransformer)
+        for field in dataclasses.fields(module)
         if field.name not in ('parent', 'name', 'num_classes')
     }
     for key in values:
@@ -210,4 +256,4 @@ def from_config(
             f'The model configuration lacks {", ".join(missing)}: it has '
             f'{", ".join(values) or "nothing"}.'
         )
-    return VisionTransformer(num_classes=num_classes, **values)
+    return module(num_classes=num_classes, **values)

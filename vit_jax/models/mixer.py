@@ -1,0 +1,178 @@
+"""MLP-Mixer (Tolstikhin et al. 2021, An all-MLP Architecture for Vision).
+
+An image is cut into patches and each patch is embedded as a token, as in a Vision
+Transformer. The blocks mix in two ways: across tokens, by an MLP that every channel
+goes through, and across channels, by an MLP that every token goes through. The weights
+of the first know the number of tokens, so that a Mixer takes images of one size only.
+
+Features come out by name, as described in vit.py: 'Mixer' has no attention and no
+position embedding; what there is are `MixerBlock_{i}/tokens`, and `embedded`, `encoded`
+and `pre_logits/features` under the same names as there.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from vit_jax.models import fields
+from vit_jax.models.grid import patch_grid
+from vit_jax.models.layers import (
+    HEAD_INITS,
+    INTERMEDIATES,
+    REMAT_POLICIES,
+    Head,
+    MlpBlock,
+    PreLogits,
+    apply_blocks,
+    layer_norm,
+)
+
+
+class MixerBlock(nn.Module):
+    """Token mixing, then channel mixing."""
+
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    dtype: jnp.dtype
+    gelu: str
+    norm_epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
+        """Returns x + MLP(LN(x)ᵀ)ᵀ, and to that its MLP(LN(·)) added (eq. 1)."""
+        self._check_tokens(x.shape[1])
+
+        def mlp(width: int, name: str) -> MlpBlock:
+            return MlpBlock(
+                width,
+                dtype=self.dtype,
+                gelu=self.gelu,
+                kernel_init=nn.initializers.lecun_normal(),
+                bias_init=nn.initializers.zeros,
+                name=name,
+            )
+
+        norms = [
+            layer_norm(self.dtype, f'LayerNorm_{i}', self.norm_epsilon) for i in (0, 1)
+        ]
+        y = norms[0](x).swapaxes(1, 2)
+        x = x + mlp(self.tokens_mlp_dim, 'token_mixing')(y, train).swapaxes(1, 2)
+        x = x + mlp(self.channels_mlp_dim, 'channel_mixing')(norms[1](x), train)
+        self.sow(INTERMEDIATES, 'tokens', x)
+        return x
+
+    def _check_tokens(self, num_tokens: int) -> None:
+        stored = self.get_variable('params', 'token_mixing')
+        if stored is not None and (n := stored['Dense_0']['kernel'].shape[0]) != (
+            num_tokens
+        ):
+            raise ValueError(
+                f'This Mixer mixes {n} tokens, but these images make {num_tokens}: a '
+                'Mixer is bound to its number of tokens. Feed images of the size the '
+                'parameters were made for.'
+            )
+
+
+class MlpMixer(nn.Module):
+    """The model; `models.get_model` makes it by a published name.
+
+    All values are checked when the model is made, and a wrong one is a ValueError.
+
+    Attributes:
+        num_classes: width of the head; 0 or None for no head: the result is pre-logits.
+        patches: {'size': (height, width)} in pixels; a dict or a ConfigDict.
+        num_blocks: how many blocks.
+        hidden_dim: width d of the tokens.
+        tokens_mlp_dim: width of the MLPs across tokens.
+        channels_mlp_dim: width of the MLPs across channels.
+        model_name: for messages only.
+        head_bias_init: as in VisionTransformer.
+        head_init: as in VisionTransformer.
+        dtype: as in VisionTransformer.
+        remat: as in VisionTransformer.
+        scan_layers: as in VisionTransformer.
+        gelu: as in VisionTransformer.
+        norm_epsilon: as in VisionTransformer.
+    """
+
+    num_classes: int | None
+    patches: Any
+    num_blocks: int
+    hidden_dim: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    model_name: str | None = None
+    head_bias_init: float = 0.0
+    head_init: str = 'zeros'
+    dtype: Any = 'float32'
+    remat: str = 'none'
+    scan_layers: bool = False
+    gelu: str | None = None
+    norm_epsilon: float | None = None
+
+    def __post_init__(self):
+        self.patches = fields.frozen('patches', self.patches, ['size'])
+        self.dtype = fields.compute_dtype(self.dtype)
+        fields.check_patch_size(self.patches.size)
+        fields.check_one_of('head_init', self.head_init, HEAD_INITS)
+        fields.check_one_of('remat', self.remat, REMAT_POLICIES)
+        self.gelu, self.norm_epsilon = fields.numerics(self.gelu, self.norm_epsilon)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, images: Shaped[Array | np.ndarray, 'b h w c'], train: bool = False
+    ) -> Float[Array, 'b y']:
+        """Returns float32 logits, or pre-logits if there is no head.
+
+        Args:
+            images: floats, from -1 (black) to 1 in the published models; of one size.
+            train: has no effect: a Mixer has no dropout.
+
+        Raises:
+            ValueError: if the images are not floats, patches do not cover them, or they
+                make another number of tokens than the parameters are for.
+        """
+        fields.check_images(images)
+        rows, columns = patch_grid(self, images.shape[1:3])
+        size = self.patches.size
+        stem = nn.Conv(
+            self.hidden_dim,
+            kernel_size=size,
+            strides=size,
+            padding='VALID',
+            dtype=self.dtype,
+            name='stem',
+        )
+        x = stem(jnp.asarray(images, self.dtype))
+        x = x.reshape(-1, rows * columns, self.hidden_dim)
+        self.sow(INTERMEDIATES, 'embedded', x)
+
+        block = functools.partial(
+            MixerBlock,
+            tokens_mlp_dim=self.tokens_mlp_dim,
+            channels_mlp_dim=self.channels_mlp_dim,
+            dtype=self.dtype,
+            gelu=self.gelu,
+            norm_epsilon=self.norm_epsilon,
+        )
+        x = apply_blocks(
+            block,
+            'MixerBlock',
+            self.num_blocks,
+            x,
+            train,
+            remat=self.remat,
+            scan_layers=self.scan_layers,
+        )
+        x = layer_norm(self.dtype, 'pre_head_layer_norm', self.norm_epsilon)(x)
+        self.sow(INTERMEDIATES, 'encoded', x)
+        x = PreLogits(None, self.dtype, name='pre_logits')(x.mean(axis=1))
+        if not self.num_classes:
+            return x
+        head = Head(self.num_classes, self.head_init, self.head_bias_init, name='head')
+        return head(x)
