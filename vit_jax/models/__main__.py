@@ -1,0 +1,98 @@
+"""Prints the table of published models: python -m vit_jax.models '*B_16*'."""
+
+import argparse
+import fnmatch
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax.models import zoo
+from vit_jax.models.published import PUBLISHED
+
+COLUMNS = ('model', 'parameters', 'file', 'classes', 'pixels', 'twins', 'top-1')
+
+
+def rows(pattern: str = '*') -> list[dict]:
+    """Returns one row per published file whose model, path or twin matches."""
+    found = []
+    for row in PUBLISHED:
+        names = (row.model, zoo.short_name(row.model), row.path, *row.twins)
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            continue
+        found.append(
+            {
+                'model': row.model,
+                'parameters': num_params(row.model, row.num_classes, row.image_size),
+                'file': row.url,
+                'classes': row.num_classes,
+                'pixels': row.image_size,
+                'twins': list(row.twins),
+                'top-1': row.accuracy,
+            }
+        )
+    return found
+
+
+def num_params(name: str, num_classes: int, image_size: int) -> int:
+    """Returns the number of parameters, without making them."""
+    # One block stands for all of them, which is traced faster.
+    model = zoo.get_model(name, num_classes, scan_layers=True)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+def table(found: list[dict], markdown: bool) -> str:
+    """Returns the rows as text."""
+    cells = [
+        [
+            row['model'],
+            f'{row["parameters"]:,}',
+            f'`{row["file"]}`' if markdown else row['file'],
+            str(row['classes']),
+            str(row['pixels']),
+            ' '.join(f'`{x}`' if markdown else x for x in row['twins']),
+            '' if row['top-1'] is None else f'{row["top-1"]:.2f}',
+        ]
+        for row in found
+    ]
+    if markdown:
+        lines = [COLUMNS, ['---'] * len(COLUMNS), *cells]
+        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    lines = [list(COLUMNS), *cells]
+    # The twins come last, because they are long.
+    lines = [[*line[:5], line[6], line[5]] for line in lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    return '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        .rstrip()
+        for line in lines
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m vit_jax.models', description=__doc__.split(':')[0]
+    )
+    parser.add_argument('pattern', nargs='?', default='*', help="such as '*B_16*'")
+    parser.add_argument(
+        '--format', choices=('table', 'markdown', 'json'), default='table'
+    )
+    args = parser.parse_args(argv)
+    found = rows(args.pattern)
+    if not found:
+        near = ', '.join(zoo.list_models())
+        print(f'models: nothing matches {args.pattern!r} among {near}', file=sys.stderr)
+        return 2
+    if args.format == 'json':
+        print(json.dumps(found))
+    else:
+        print(table(found, markdown=args.format == 'markdown'))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
