@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     # What TFDS's records are written in. With 6.31 Grain's generated code warns on
     # every start, with 6.32 and 6.33 TFDS does.
     'protobuf>=7.34',
+    'requests>=2.32.3',  # what pooch downloads with, and its errors
     'scipy>=1.14',  # the published resize of position embeddings
     'simplejpeg>=1.8',  # JPEG decoding bit-identical to TensorFlow's
     'tensorboardX>=2.6.2.2',  # TensorBoard event files without TensorFlow
@@ -36,7 +37,7 @@ INSTALL_REQUIRES = [
     'tqdm>=4.66.3',  # the progress bar
 ]
 
-PANDAS = ['pandas>=2.2']
+PANDAS = ['pandas>=2.2.2']
 HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {
