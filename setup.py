@@ -38,6 +38,7 @@ INSTALL_REQUIRES = [
 ]
 
 PANDAS = ['pandas>=2.2.2']
+PLOT = ['matplotlib>=3.9']
 HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {
@@ -46,13 +47,16 @@ EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]'],
     'hf': HF,  # datasets and weights of the Hugging Face hub
     'augreg': PANDAS,  # checkpoint.get_augreg_df, a table of 50,000 checkpoints
+    'plot': PLOT,  # the figures of vit_jax.visualize
     'test': [
         *HF,  # so that no test is skipped
         *PANDAS,
+        *PLOT,
         'beartype>=0.19',  # checks the shapes in signatures under pytest
         'pytest>=8.3',
         'pytest-xdist>=3.6.1',  # the suite on all cores
         'ruff>=0.17.0',  # lint and format; others format in another way
+        'safetensors>=0.4.5',  # the format's own library, to compare with
         'scikit-learn>=1.5',  # the digits of the quickstart
         'setuptools>=70.1',  # one test builds the wheel, without a network
     ],

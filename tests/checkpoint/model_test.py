@@ -91,7 +91,7 @@ def test_card_of_another_model(run_dir):
 
 def test_run_that_has_not_finished(run_dir):
     (run_dir / 'model.npz').unlink()
-    (run_dir / 'config.json').write_text('{}')
+    (run_dir / 'run.json').write_text('{}')
     with pytest.raises(ValueError, match='has not finished'):
         checkpoint.load_model(run_dir)
 

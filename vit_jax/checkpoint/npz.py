@@ -23,25 +23,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
-from flax import traverse_util
 
-from vit_jax import models
 from vit_jax.checkpoint import atomic
 from vit_jax.checkpoint.card import find_card
-from vit_jax.checkpoint.weights import Weights
+from vit_jax.checkpoint.weights import TreeWeights, Weights
 
 # A trainer's state keeps the parameters below one of these, or one in another.
 _WRAPPERS = ('opt/target/', 'optimizer/target/', 'target/', 'params/')
 _GROUP_NORM = re.compile(r'(^|/)gn(\d+|_root|_proj)/(scale|bias)$')
 _NUMBERED = re.compile(r'(.*)_\d+', re.DOTALL)
 
-# The largest published file has 2.5 GB. Deflate reaches 1032:1 at the very best
-# (a head of zeros does), so a larger ratio is a lie in the zip's directory.
+# The largest published file has 2.5 GB. Deflate reaches 1032:1 at the very best, and
+# published files are not compressed at all.
 _MAX_TOTAL_BYTES = 64 * 10**9
-_MAX_DEFLATE_RATIO = 1100
+_MAX_DEFLATE_RATIO = 1000
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -140,7 +137,9 @@ class NpzWeights(Weights):
             if info.file_size > _MAX_DEFLATE_RATIO * max(info.compress_size, 1):
                 raise ValueError(
                     f'{self.path}: {info.filename} declares {info.file_size} bytes in '
-                    f'{info.compress_size} compressed ones, which no array reaches'
+                    f'{info.compress_size} compressed ones; more than '
+                    f'{_MAX_DEFLATE_RATIO}:1 are refused (numpy.savez writes without '
+                    'compression)'
                 )
         names = [info.filename.removesuffix('.npy') for info in infos]
         twice = [name for name, n in Counter(names).items() if n > 1]
@@ -200,29 +199,26 @@ def save(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
     """Writes parameters as a published-format .npz, atomically.
 
     Names are today's, arrays keep their dtype, equal parameters give equal bytes.
-    Blocks stacked for `scan_layers` are written one by one, as published. Arrays on
-    devices are fetched one at a time.
+    Blocks stacked for `scan_layers` are written one by one, as published. Arrays are
+    read from a file, or fetched from devices, one at a time.
 
     Args:
       path: the file to write; one that exists is replaced once all is on the disk.
-      params: nested dict of numpy or JAX arrays.
+      params: nested dict of numpy or JAX arrays, or open `Weights`.
 
     Raises:
       ValueError: a leaf is no array of numbers, or lies on several hosts.
       OSError: the disk is full, for instance; an older file is still whole.
     """
-    leaves = traverse_util.flatten_dict(dict(params), sep='/')
-    if not leaves:
+    weights = params if isinstance(params, Weights) else TreeWeights(params)
+    if not weights:
         raise ValueError(f'no parameters to save in {path}')
     with (
         atomic.replacing(path) as file,
         zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
-        for name in sorted(leaves, key=_natural):
-            leaf = _to_host(name, leaves[name])
-            tree = models.unstack(traverse_util.unflatten_dict({name: leaf}, sep='/'))
-            for member, array in traverse_util.flatten_dict(tree, sep='/').items():
-                _write_member(archive, member, np.asarray(array))
+        for name in sorted(weights, key=_natural):
+            _write_member(archive, name, weights[name])
 
 
 def translate(names: Iterable[str]) -> list[str]:
@@ -294,28 +290,6 @@ def _open_zip(path: pathlib.Path) -> zipfile.ZipFile:
     else:
         found = f'it starts with {start!r}'
     raise ValueError(f'{path} is not an .npz of weights: {found}')
-
-
-def _to_host(name: str, leaf: Any) -> np.ndarray:
-    """Fetches one array."""
-    if isinstance(leaf, jax.Array):
-        # A JAX array keeps the host copy that was made of it. The copy is taken of a
-        # copy, so that the host never holds all parameters.
-        if leaf.is_fully_replicated:
-            leaf = leaf.addressable_data(0).copy()
-        elif leaf.is_fully_addressable:
-            leaf = leaf.copy()
-        else:
-            raise ValueError(
-                f'{name} is spread over several hosts; gather it before saving, for '
-                'instance by jit with replicated out_shardings'
-            )
-    array = np.asarray(leaf)
-    if array.dtype != ml_dtypes.bfloat16 and array.dtype.kind not in 'fiub':
-        raise ValueError(
-            f'{name} has dtype {array.dtype}, expected an array of numbers'
-        )
-    return array
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.checkpoint import adapt, architecture, readers
+from vit_jax.checkpoint import weights as weights_lib
 from vit_jax.checkpoint.card import ModelCard
 from vit_jax.checkpoint.weights import Weights
 
@@ -88,7 +89,9 @@ def fit(
 ) -> dict[str, Any]:
     """Does the work of `load_pretrained`; `place(array, leaf)` puts an array away."""
     leaves = traverse_util.flatten_dict(dict(init_params), sep='/')
-    layers = {name: _layers(name, np.shape(leaf)) for name, leaf in leaves.items()}
+    layers = {
+        name: weights_lib.layers(name, np.shape(leaf)) for name, leaf in leaves.items()
+    }
     wanted: dict[str, tuple[int, ...]] = {}
     for name, leaf in leaves.items():
         for member in layers[name] or [name]:
@@ -137,16 +140,6 @@ def fit(
         else:
             params[name] = place(read(name).astype(leaf.dtype, copy=False), leaf)
     return traverse_util.unflatten_dict(params, sep='/')
-
-
-def _layers(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Returns the published names of a leaf's layers, or [] if it is not stacked."""
-    if not shape:
-        return []
-    # Which layer goes where is known to models.unstack alone: send numbers through it.
-    tree = traverse_util.unflatten_dict({name: np.arange(shape[0])}, sep='/')
-    numbers = traverse_util.flatten_dict(models.unstack(tree), sep='/')
-    return [] if name in numbers else sorted(numbers, key=numbers.__getitem__)
 
 
 def _check_fit(
