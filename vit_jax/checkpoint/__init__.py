@@ -7,8 +7,9 @@
 - `checkpoint.train_state` (imported on its own): a training run's whole state.
 """
 
-from vit_jax.checkpoint import fetch
+from vit_jax.checkpoint import augreg, fetch
 from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
+from vit_jax.checkpoint.augreg import get_augreg_df
 from vit_jax.checkpoint.card import ModelCard, find_card
 from vit_jax.checkpoint.model import load_model
 from vit_jax.checkpoint.npz import save
@@ -19,8 +20,10 @@ from vit_jax.checkpoint.weights import Weights
 __all__ = [
     'ModelCard',
     'Weights',
+    'augreg',
     'fetch',
     'find_card',
+    'get_augreg_df',
     'interpolate_posembed',
     'load',
     'load_model',

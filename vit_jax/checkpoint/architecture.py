@@ -12,6 +12,8 @@ from vit_jax.checkpoint import adapt
 
 VIT, MIXER = 'Vision Transformer', 'MLP-Mixer'
 
+# The largest number of pixels that one patch of a known network covers, per side.
+_MAX_PATCH = 64
 _MIXER_BLOCK = re.compile(r'MixerBlock_(\d+)/')
 _BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/')
 _UNIT = re.compile(r'block(\d+)/unit(\d+)/')
@@ -135,6 +137,33 @@ def config_of_weights(shapes: adapt.Shapes) -> dict[str, Any]:
     if 'pre_logits/kernel' in shapes:
         config['representation_size'] = shapes['pre_logits/kernel'][-1]
     return config
+
+
+def image_size(shapes: adapt.Shapes, model_config: Config) -> tuple[int, int]:
+    """Returns the largest square image whose patches the weights have positions for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    mixing = shapes.get('MixerBlock_0/token_mixing/Dense_0/kernel')
+    posemb = shapes.get(adapt.POSEMB, ())
+    if mixing:
+        tokens = mixing[0]
+    else:
+        prefix = models.num_prefix_tokens(model_config)
+        tokens = posemb[1] - prefix if len(posemb) == 3 else 0
+    side, _ = adapt.square_grid(tokens)
+    for patch in range(_MAX_PATCH, 0, -1):
+        size = (patch * side, patch * side)
+        try:
+            if models.patch_grid(model_config, size) == (side, side):
+                return size
+        except ValueError:
+            continue  # not a size that the model takes
+    raise ValueError(
+        f'there are positions for {side}x{side} patches, which no image gives in '
+        f'{model_config.get("model_name") or "the model"}'
+    )
 
 
 def matching_models(shapes: adapt.Shapes) -> list[str]:

@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax import models
-from vit_jax.checkpoint import adapt, architecture, pretrained, readers
+from vit_jax.checkpoint import adapt, architecture, augreg, pretrained, readers
 from vit_jax.checkpoint.card import ModelCard
-
-# The largest number of pixels that one patch of a known network covers, per side.
-_MAX_PATCH = 64
 
 
 def load_model(
@@ -84,37 +81,21 @@ def _card_from_name(path: pathlib.Path, shapes: adapt.Shapes) -> ModelCard:
             'folder, put the card beside the weights, or give the file a published '
             f'name such as ViT-B_16.npz.{hint}'
         )
-    # Files of one name exist with and without pre-logits and class token.
-    pre_logits = shapes.get('pre_logits/kernel')
-    config['representation_size'] = pre_logits[-1] if pre_logits else None
-    if models.num_prefix_tokens(config) and 'cls' not in shapes:
-        config['classifier'] = 'gap'
-    return ModelCard(
-        model=config,
-        num_classes=shapes.get('head/bias', (0,))[0],
-        image_size=_square_image_size(path, shapes, config),
-        source={'file': path.name},
-    )
-
-
-def _square_image_size(
-    path: pathlib.Path, shapes: adapt.Shapes, config: dict[str, Any]
-) -> tuple[int, int]:
-    """Returns the largest square image whose patches the file has positions for."""
-    posemb = shapes.get(adapt.POSEMB, ())
-    tokens = posemb[1] - models.num_prefix_tokens(config) if len(posemb) == 3 else 0
+    if 'transformer' in config:
+        # Files of one name exist with and without pre-logits and class token.
+        pre_logits = shapes.get('pre_logits/kernel')
+        config['representation_size'] = pre_logits[-1] if pre_logits else None
+        if models.num_prefix_tokens(config) and 'cls' not in shapes:
+            config['classifier'] = 'gap'
     try:
-        side, _ = adapt.square_grid(tokens)
+        size = architecture.image_size(shapes, config)
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from e
-    for patch in range(_MAX_PATCH, 0, -1):
-        size = (patch * side, patch * side)
-        try:
-            if models.patch_grid(config, size) == (side, side):
-                return size
-        except ValueError:
-            continue  # not a size that the model takes
-    raise ValueError(
-        f'{path} has positions for {side}x{side} patches, which no image gives in '
-        f'{config["model_name"]}'
+    num_classes = shapes.get('head/bias', (0,))[0]
+    return ModelCard(
+        model=config,
+        num_classes=num_classes,
+        image_size=size,
+        class_names=augreg.class_names(path.stem, num_classes),
+        source={'file': path.name, **augreg.source(path.stem)},
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import traverse_util
 
-from vit_jax.checkpoint import fetch, npz
+from vit_jax.checkpoint import fetch, hub_card, npz
 from vit_jax.checkpoint.weights import Weights
 
 
@@ -20,6 +20,8 @@ def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
       ValueError: there is no such file, or it cannot be read as weights.
     """
     path = fetch.resolve(reference, best=best)
+    if path.suffix == '.safetensors' or any(path.glob('*.safetensors')):
+        return hub_card.open_port(path)
     return npz.NpzWeights(path)
 
 

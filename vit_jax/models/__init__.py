@@ -1,5 +1,6 @@
 """The networks, by class and by published name."""
 
+from vit_jax.models.fields import NORM_EPSILON
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.mixer import MlpMixer
 from vit_jax.models.stacking import stack, unstack
@@ -19,6 +20,7 @@ __all__ = [
     'AUGREG_CONFIGS',
     'AUGREG_NAMES',
     'MODEL_CONFIGS',
+    'NORM_EPSILON',
     'SHORT_NAMES',
     'MlpMixer',
     'VisionTransformer',
