@@ -1,0 +1,344 @@
+"""The shape trace of a forward pass: what happens to an image, layer by layer.
+
+Nothing is computed and no parameter is made: JAX traces the model, and the trace says
+which layer gives what shape, and how many operations that takes. So it holds for every
+network, whatever is inside.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+# Operations that count once for every number they give, as in XLA. (Moving, converting
+# and comparing numbers is not counted.)
+# fmt: off
+_ELEMENTWISE = frozenset({
+    'abs', 'add', 'add_any', 'cos', 'div', 'erf', 'erfc', 'exp', 'exp2', 'expm1',
+    'integer_pow', 'log', 'log1p', 'logistic', 'max', 'min', 'mul', 'neg', 'pow',
+    'rsqrt', 'sign', 'sin', 'sqrt', 'square', 'sub', 'tanh',
+})
+# fmt: on
+_REDUCTIONS = frozenset({'reduce_max', 'reduce_min', 'reduce_prod', 'reduce_sum'})
+_PRODUCTS = frozenset({'conv_general_dilated', 'dot_general'})
+# Marks a module's scope in the names that JAX keeps with each operation.
+_MARK = '@'
+# What is told once if it comes several times in a row.
+_BLOCK = re.compile(
+    r'(?P<stem>Transformer/encoderblock_|MixerBlock_|block\d+/unit)(?P<number>\d+)'
+)
+
+# The end of a layer's name -> what it does.
+_WORDS = {
+    'embedding': 'patches, each embedded',
+    'stem': 'patches, each embedded',
+    'conv_root': 'first convolution',
+    'cls': 'tokens, the class token first',
+    'Transformer/posembed_input': 'position embedding added',
+    'query': 'queries of each head',
+    'key': 'keys of each head',
+    'value': 'values of each head',
+    'out': 'heads joined',
+    'MlpBlock_0/Dense_0': 'MLP, hidden units',
+    'MlpBlock_0/Dense_1': 'MLP, output',
+    'token_mixing/Dense_0': 'MLP over tokens, hidden units',
+    'token_mixing/Dense_1': 'MLP over tokens, output',
+    'channel_mixing/Dense_0': 'MLP over channels, hidden units',
+    'channel_mixing/Dense_1': 'MLP over channels, output',
+    'Transformer/encoder_norm': 'last LayerNorm',
+    'pre_head_layer_norm': 'last LayerNorm',
+    'pre_logits': 'what the head sees',
+    'head': 'logits',
+}
+_ATTENTION = 'MultiHeadDotProductAttention_0'
+# Where a layer is but the way to its parts: the operations in between.
+_BETWEEN = (
+    ({'tanh'}, 'GELU'),
+    ({'erf'}, 'GELU'),
+    ({'erfc'}, 'GELU'),
+    ({'reduce_window_max'}, 'ReLU, max pooling'),
+    ({'reduce_sum'}, 'mean of the tokens'),
+    ({'add', 'max'}, 'shortcut added, ReLU'),
+    ({'add'}, 'shortcut added'),
+    ({'max'}, 'ReLU'),
+    ({'squeeze'}, 'class token'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A row: what one layer does, for one image.
+
+    Attributes:
+        name: in the parameter tree; empty for the model itself.
+        what: the same in words; may be empty.
+        output: shape of the result, without the batch.
+        parameters: how many it has of its own.
+        flops: floating-point operations; a multiplication and an addition are two.
+        parameter_bytes: of the parameters, float32.
+        output_bytes: of the result, in the dtype of the computation.
+        repeats: so many blocks one after another have a layer like this.
+    """
+
+    name: str
+    what: str
+    output: tuple[int, ...]
+    parameters: int
+    flops: int
+    parameter_bytes: int
+    output_bytes: int
+    repeats: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The shape trace of a model.
+
+    Attributes:
+        model: its name.
+        image: (h w c) of the input.
+        dtype: of the computation.
+        layers: every layer, in the order of the computation.
+    """
+
+    model: str
+    image: tuple[int, int, int]
+    dtype: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model."""
+        return sum(layer.parameters * layer.repeats for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one image."""
+        return sum(layer.flops * layer.repeats for layer in self.layers)
+
+    def folded(self) -> 'Summary':
+        """Returns the summary with equal blocks in a row told once.
+
+        Their layers carry the number of blocks in `repeats`, and the range of them in
+        their names: encoderblock_0…11.
+        """
+        return dataclasses.replace(self, layers=tuple(_fold(self.layers)))
+
+
+def summarize(model: Any, image_size: tuple[int, int], channels: int = 3) -> Summary:
+    """Returns the shape trace of a model for one image.
+
+    Args:
+        model: a module of `models`.
+        image_size: (height, width) in pixels.
+        channels: of the image.
+
+    Raises:
+        ValueError: the model does not take images of that size.
+    """
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    from flax import traverse_util
+
+    image = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
+
+    def marked(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        # The scope's path and not the module's name: hybrids share scopes.
+        with jax.named_scope(_MARK + '.'.join(context.module.path)):
+            return call(*args, **kwargs)
+
+    params = jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), x, train=False), image
+    )['params']
+    flat = traverse_util.flatten_dict(params, sep='/')
+
+    def forward(flat: Any, x: Any) -> Any:
+        params = traverse_util.unflatten_dict(flat, sep='/')
+        return model.apply({'params': params}, x, train=False)
+
+    with nn.intercept_methods(marked):
+        trace = jax.make_jaxpr(forward)(flat, image).jaxpr
+    # The arguments of the trace, in the order of a dict in JAX.
+    names = dict(zip(trace.invars, sorted(flat), strict=False))
+    layers = [
+        _layer(stay, {names[v]: v.aval for v in stay.used if v in names})
+        for stay in _stays(trace)
+    ]
+    return Summary(
+        model=getattr(model, 'model_name', None) or type(model).__name__,
+        image=(*image_size, channels),
+        dtype=jnp.dtype(model.dtype).name,
+        layers=tuple(row for row in layers if row.flops or row.parameters or row.what),
+    )
+
+
+@dataclasses.dataclass
+class _Stay:
+    """Operations one after another in the same layer, at most one matrix product."""
+
+    layer: str
+    part: int = 0  # there were so many products in this layer just before
+    output: Any = None
+    flops: int = 0
+    kinds: set[str] = dataclasses.field(default_factory=set)
+    used: dict[Any, None] = dataclasses.field(default_factory=dict)
+
+
+def _stays(jaxpr: Any) -> Iterator[_Stay]:
+    """Yields the stays in layers, in order; a parameter is used once."""
+    stay, seen = None, set()
+    for layer, equation, times in _equations(jaxpr, '', 1):
+        kind = equation.primitive.name
+        product = kind in _PRODUCTS
+        if stay is None or layer != stay.layer:
+            if stay is not None:
+                yield stay
+            stay = _Stay(layer)
+        elif product and stay.kinds & _PRODUCTS:
+            yield stay
+            stay = _Stay(layer, part=stay.part + 1)
+        stay.output = equation.outvars[0].aval
+        stay.flops += times * operations(equation)
+        stay.kinds.add(kind)
+        variables = [v for v in equation.invars if not hasattr(v, 'val')]
+        stay.used |= dict.fromkeys(v for v in variables if v not in seen)
+        seen.update(variables)
+    if stay is not None:
+        yield stay
+
+
+def _equations(jaxpr: Any, layer: str, times: int) -> Iterator[tuple[str, Any, int]]:
+    """Yields (layer, equation, how often it runs), inner ones before their call."""
+    for equation in jaxpr.eqns:
+        names = str(equation.source_info.name_stack).split('/')
+        marks = [name for name in names if name.startswith(_MARK)]
+        here = marks[-1][len(_MARK) :].replace('.', '/') if marks else layer
+        inner = [
+            getattr(value, 'jaxpr', value)
+            for value in equation.params.values()
+            if hasattr(value, 'eqns') or hasattr(value, 'jaxpr')
+        ]
+        if inner:  # of a function and its derivative, the first is what is computed
+            repeats = equation.params.get('length', 1)  # of a loop over layers
+            yield from _equations(inner[0], here, times * repeats)
+        yield here, equation, times
+
+
+def operations(equation: Any) -> int:
+    """Returns the floating-point operations of one equation of a jaxpr.
+
+    As XLA counts them, but for exponentials and their like, which it counts apart.
+    """
+    kind = equation.primitive.name
+    inputs = [v.aval.shape for v in equation.invars]
+    result = equation.outvars[0].aval.shape
+    if kind == 'dot_general':
+        (contracted, _), _ = equation.params['dimension_numbers']
+        return 2 * math.prod(result) * math.prod(inputs[0][i] for i in contracted)
+    if kind == 'conv_general_dilated':
+        return _convolution(equation.params, *inputs, result)
+    if kind in _ELEMENTWISE:
+        return math.prod(result)
+    if kind in _REDUCTIONS:
+        return math.prod(inputs[0]) - math.prod(result)
+    if kind.startswith('reduce_window'):
+        return math.prod(result) * (math.prod(equation.params['window_dimensions']) - 1)
+    return 0
+
+
+def _convolution(
+    params: Any, image: Sequence[int], kernel: Sequence[int], result: Sequence[int]
+) -> int:
+    """Returns two for each product of a pixel and a weight; padding has no pixels."""
+    numbers = params['dimension_numbers']
+    products = 1
+    for axis, (side, size, stride, (before, _), dilation) in enumerate(
+        zip(
+            [image[i] for i in numbers.lhs_spec[2:]],
+            [kernel[i] for i in numbers.rhs_spec[2:]],
+            params['window_strides'],
+            params['padding'],
+            params['rhs_dilation'],
+            strict=True,
+        )
+    ):
+        positions = result[numbers.out_spec[2 + axis]]
+        products *= sum(
+            0 <= position * stride + offset * dilation - before < side
+            for position in range(positions)
+            for offset in range(size)
+        )
+    channels = kernel[numbers.rhs_spec[1]]  # of one group
+    images, features = (result[i] for i in numbers.out_spec[:2])
+    return 2 * products * channels * images * features
+
+
+def _layer(stay: _Stay, own: dict[str, Any]) -> Layer:
+    name = stay.layer or ''.join(own)  # the class token is the model's own parameter
+    if name.endswith(_ATTENTION):
+        gathered = stay.part or stay.output.shape[-1] != stay.output.shape[-2]
+        what = 'values gathered by each head' if gathered else 'attention of each head'
+    elif known := [end for end in _WORDS if f'/{name}'.endswith(f'/{end}')]:
+        what = _WORDS[max(known, key=len)]
+    elif own:
+        what = ''
+    else:
+        what = next((w for kinds, w in _BETWEEN if kinds <= stay.kinds), '')
+    return Layer(
+        name=name,
+        what=what,
+        output=tuple(stay.output.shape[1:]),
+        parameters=sum(math.prod(array.shape) for array in own.values()),
+        flops=stay.flops,
+        parameter_bytes=sum(
+            math.prod(array.shape) * array.dtype.itemsize for array in own.values()
+        ),
+        output_bytes=math.prod(stay.output.shape) * stay.output.dtype.itemsize,
+    )
+
+
+def _fold(layers: Sequence[Layer]) -> list[Layer]:
+    """Returns layers, a block that equals the one before counted instead of told."""
+    told: list[tuple[re.Match | None, list[Layer], list[Layer]]] = []
+    for block, rows in _blocks(layers):
+        plain = [
+            dataclasses.replace(
+                row, name=row.name[block.end() :] if block else row.name
+            )
+            for row in rows
+        ]
+        if block and told and told[-1][0] and told[-1][1] == plain:
+            first, _, before = told[-1]
+            if first['stem'] == block['stem']:
+                name = f'{first[0]}…{block["number"]}'
+                more = before[0].repeats + 1
+                folded = [
+                    dataclasses.replace(row, name=name + row.name, repeats=more)
+                    for row in plain
+                ]
+                told[-1] = (first, plain, folded)
+                continue
+        told.append((block, plain, rows))
+    return [row for _, _, rows in told for row in rows]
+
+
+def _blocks(layers: Sequence[Layer]) -> Iterator[tuple[re.Match | None, list[Layer]]]:
+    """Yields (name of the block or None, its layers), one after another."""
+    current, rows = None, []
+    for layer in layers:
+        block = _BLOCK.match(layer.name)
+        if rows and (block and block[0]) != (current and current[0]):
+            yield current, rows
+            rows = []
+        current = block
+        rows.append(layer)
+    if rows:
+        yield current, rows
+
+
+def block_of(layer: Layer) -> str:
+    """Returns the name of the block that a layer is in, folded or not, or ''."""
+    match = re.match(f'{_BLOCK.pattern}(…\\d+)?', layer.name)
+    return match[0] if match else ''

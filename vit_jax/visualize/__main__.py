@@ -1,0 +1,228 @@
+"""python -m vit_jax.visualize: figures (PNG) and arrays (npz) of what a model learned.
+
+Of a model: principal components of the filters, similarity of the position embeddings,
+attention distance by head and layer, attention rollout over photos. Of a run: its
+learning curves. Attention needs images: photos that are named, or a dataset; without
+either, the test split of what the model was trained on.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vit_jax import commands
+
+# In one figure of attention rollout.
+_PER_FIGURE = 8
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Looks inside a model; returns the exit code.
+
+    0: done; 1: done, but some images do not decode; 2: the user's error.
+    """
+    summary, _, details = __doc__.partition('\n\n')
+    parser = argparse.ArgumentParser(
+        prog='python -m vit_jax.visualize',
+        description=summary.partition(': ')[2],
+        epilog=details,
+    )
+    commands.add_checkpoint(parser)
+    parser.add_argument(
+        'photos', metavar='PHOTO', nargs='*', help='files, folders, patterns'
+    )
+    parser.add_argument('--out', required=True, help='the folder that is written to')
+    parser.add_argument('--dataset', help='as in evaluate, instead of photos')
+    parser.add_argument('--split', help='of the dataset; default: its test split')
+    parser.add_argument('--num_images', type=_positive, default=128,
+        help='of a dataset, that attention distance is the mean of (128)')  # fmt: skip
+    parser.add_argument('--num_rollouts', type=_positive, default=8,
+        help='of a dataset, that attention rollout is shown over (8)')  # fmt: skip
+    parser.add_argument('--batch', type=_positive, default=32)
+    args = parser.parse_intermixed_args(argv)
+    return commands.run('visualize', lambda: visualize(args))
+
+
+def visualize(args: argparse.Namespace) -> int:
+    """Writes all figures and arrays; `args` as in `main`.
+
+    Raises:
+        ValueError: the model cannot be loaded, an image is not found, matplotlib is
+            not installed.
+    """
+    from vit_jax.data import sources
+
+    # Before any work.
+    sources.require('matplotlib', purpose='visualize', install="'vit_jax[plot]'")
+    reference = commands.checkpoint_of(args, args.photos)
+    if args.photos and args.dataset:
+        raise ValueError('both photos and --dataset are named: leave one out')
+
+    from vit_jax.predictor import Predictor
+    from vit_jax.visualize import figures, views
+
+    predictor = Predictor.load(reference, best=args.best)
+    # A name that does not exist is told before the work, too.
+    source, why = _images(args, predictor.card)
+    name = predictor.card.model.get('model_name') or ''
+    out = _Folder(pathlib.Path(args.out).expanduser())
+    params, card = predictor.params, predictor.card
+
+    def show_filters() -> None:
+        found = views.filters(params, card)
+        out.write('filters', figures.filters(found, name), found)
+
+    def show_positions() -> None:
+        found = views.positions(params, card)
+        out.write('position_embeddings', figures.positions(found, name), found)
+
+    def show_token_mixing() -> None:
+        found = views.token_mixing(params, card)
+        out.write('token_mixing', figures.token_mixing(found), found)
+
+    out.section('filters', show_filters)
+    if 'tokens_mlp_dim' in card.model:
+        out.section('token mixing', show_token_mixing)
+    out.section('position embeddings', show_positions)
+    code = 0
+
+    def show_attention() -> None:
+        nonlocal code
+        if source is None:
+            # Whether there is attention at all does not depend on images.
+            views.attention_layers(predictor)
+            raise views.Absent(why)
+        code = _attention(args, predictor, source, out)
+
+    out.section('attention', show_attention)
+    run_dir = pathlib.Path(reference).expanduser()
+    if (run_dir / 'metrics.jsonl').exists():
+        out.section('learning curves', lambda: _curves(run_dir, out))
+    return code
+
+
+def _attention(
+    args: argparse.Namespace, predictor: Any, source: Any, out: '_Folder'
+) -> int:
+    """Writes distances and rollouts; returns 1 if some images do not decode."""
+    from vit_jax import data
+    from vit_jax.visualize import figures, views
+
+    name = predictor.card.model.get('model_name') or ''
+    found = views.attention(predictor, source, batch=args.batch, skip_corrupt=True)
+    broken = sorted(set(range(len(source))) - set(found.index.tolist()))
+    for i in broken:
+        try:
+            data.pixels(source[i]['image'], source[i]['name'])
+        except data.UndecodableImage as error:
+            print(f'visualize: {error}; it is left out', file=sys.stderr)
+    figure = figures.attention_distance(found, name)
+    arrays = {
+        'index': found.index,
+        'distance': found.distance,
+        'patch': np.array(found.patch),
+        'names': np.array([source[int(i)]['name'] for i in found.index]),
+        'rollout': found.rollout,
+    }
+    out.write('attention_distance', figure, None)
+    out.save('attention', arrays)
+
+    count = len(found.index) if args.photos else args.num_rollouts
+    for start in range(0, min(count, len(found.index)), _PER_FIGURE):
+        part = slice(start, min(start + _PER_FIGURE, count))
+        examples = [source[int(i)] for i in found.index[part]]
+        pixels = [data.pixels(e['image'], e['name']) for e in examples]
+        photos = [views.visible_part(p, predictor.card) for p in pixels]
+        titles = [pathlib.PurePath(e['name']).name for e in examples]
+        number = f'_{start // _PER_FIGURE + 1}' if count > _PER_FIGURE else ''
+        figure = figures.rollout(found.rollout[part], photos, titles, name)
+        out.write(f'attention_rollout{number}', figure, None)
+    return int(bool(broken))
+
+
+def _curves(run_dir: pathlib.Path, out: '_Folder') -> None:
+    from vit_jax.visualize import curves, figures
+
+    found = curves.read(run_dir)
+    arrays = {}
+    for name, (steps, values) in found.items():
+        arrays |= {f'{name}/step': steps, f'{name}/value': values}
+    figure = figures.learning_curves(found, run_dir.resolve().name)
+    out.write('learning_curves', figure, arrays)
+
+
+def _images(args: argparse.Namespace, card: Any) -> tuple[Any, str]:
+    """Returns the images for attention, or None and why there are none."""
+    from vit_jax import data
+    from vit_jax.data.photos import Photos
+
+    if args.photos:
+        return Photos(args.photos), ''
+    name = args.dataset or card.source.get('dataset')
+    if not name:
+        return None, 'no images: name photos, or a dataset by --dataset'
+    try:
+        dataset = data.open_dataset(
+            name,
+            data_dir=card.source.get('tfds_data_dir'),
+            manual_dir=card.source.get('tfds_manual_dir'),
+            holdout=card.source.get('holdout', 0.1),
+        )
+        known = None if args.dataset else card.source.get('test_split')
+        source = dataset.source(args.split or known or 'test')
+    except (ValueError, OSError) as error:
+        if args.dataset or args.split:
+            raise
+        return None, f'no images: name photos, because {error}'
+    count = min(args.num_images, len(source))
+    return data.sources.Subset([(source, 0, count)], source.class_names), ''
+
+
+class _Folder:
+    """Where figures and arrays go, and what is told about them."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def section(self, name: str, show: Callable[[], None]) -> None:
+        """Shows a view, or says why the model has none."""
+        from vit_jax.visualize import views
+
+        try:
+            show()
+        except views.Absent as reason:
+            print(f'{name}: {reason}')
+
+    def write(self, name: str, figure: Any, arrays: Any) -> None:
+        """Writes a figure, and the arrays it shows: a mapping or a dataclass."""
+        from vit_jax.visualize import figures
+
+        path = self.path / f'{name}.png'
+        figures.save(figure, path)
+        print(path)
+        if arrays is not None:
+            is_mapping = isinstance(arrays, dict)
+            self.save(name, arrays if is_mapping else dataclasses.asdict(arrays))
+
+    def save(self, name: str, arrays: dict[str, Any]) -> None:
+        """Writes arrays as npz."""
+        path = self.path / f'{name}.npz'
+        np.savez_compressed(path, **arrays)
+        print(path)
+
+
+def _positive(text: str) -> int:
+    """Returns a whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == '__main__':
+    sys.exit(main())
