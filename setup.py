@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     'jaxtyping>=0.3.6',  # shapes in signatures; before, its pytest hook comes too late
     'ml_collections>=1.1',  # the configuration and its command line
     'ml_dtypes>=0.5.0',  # bfloat16 for NumPy, in weight files
+    'msgpack>=1.0.8',  # the format of the original's checkpoints, and its errors
     'numpy>=2.0',  # arrays on the host
     'opencv-python-headless>=4.10.0.84',  # resizing that agrees with tf.image.resize
     'optax>=0.2.5',  # optimizers

@@ -223,7 +223,7 @@ def test_an_image_that_does_not_decode(run, photos, tmp_path, capsys):
         (['/nowhere/run'], ['There is no /nowhere/run']),
         (['{tmp}'], ['not that of a run']),
         (['{unfinished}'], ['has not finished']),
-        (['{bare}/ViT.npz'], ['no card (model.json) beside it']),
+        (['{bare}/ViT.npz'], ['does not say what it was trained on']),
         (['{silent}/model.npz'], ['name what it shall be judged on with --dataset']),
         (['{truncated}/model.npz'], ['{truncated}/model.npz']),
     ],
@@ -236,7 +236,7 @@ def test_bad_input(run, tmp_path, capsys, arguments, messages):
         places[name] = tmp_path / name
         places[name].mkdir()
     make_photos(places['other'], classes=('cat', 'gnu'), train=1, test=1)
-    (places['unfinished'] / 'config.json').write_text('{}')
+    (places['unfinished'] / 'run.json').write_text('{}')
     shutil.copy(path / 'model.npz', places['bare'] / 'ViT.npz')
     for name in ('silent', 'truncated'):
         shutil.copy(path / 'model.npz', places[name])

@@ -56,8 +56,10 @@ def test_run_directory(golden, run_dir):
 
 def test_renamed_pair(golden, run_dir, tmp_path):
     (run_dir / 'model.npz').rename(tmp_path / 'flowers.npz')
-    with pytest.raises(ValueError, match=r'flowers\.npz: there is no card'):
-        checkpoint.load_model(tmp_path / 'flowers.npz')
+    # Without its card, the shapes tell the model, but not the names of the classes.
+    model, _, card = checkpoint.load_model(tmp_path / 'flowers.npz')
+    assert card.class_names is None
+    assert model.representation_size is not None
     (run_dir / 'model.json').rename(tmp_path / 'flowers.json')
     model, params, _ = checkpoint.load_model(tmp_path / 'flowers.npz')
     arrays = golden('vit_token_rep.npz')
@@ -138,12 +140,14 @@ def test_name_of_another_architecture(tmp_path):
         checkpoint.load_model(tmp_path / 'ViT-S_16.npz')
     assert 'These look like the weights of ViT-Ti_16' in str(e.value)
     (tmp_path / 'ViT-S_16.npz').rename(tmp_path / 'mine.npz')
-    with pytest.raises(ValueError, match=r'mine\.npz: there is no card') as e:
-        checkpoint.load_model(tmp_path / 'mine.npz')
-    assert 'it could be ViT-Ti_16' in str(e.value)
+    _, _, card = checkpoint.load_model(tmp_path / 'mine.npz')
+    assert card.model['model_name'] == 'ViT-Ti_16'
 
 
 def test_weights_that_are_no_vision_transformer(tmp_path):
     np.savez(tmp_path / 'ViT-B_16.npz', a=np.ones(3))
     with pytest.raises(ValueError, match=r'ViT-B_16\.npz: 0 position embeddings'):
         checkpoint.load_model(tmp_path / 'ViT-B_16.npz')
+    (tmp_path / 'ViT-B_16.npz').rename(tmp_path / 'mine.npz')
+    with pytest.raises(ValueError, match=r'these are not the weights .* is no card'):
+        checkpoint.load_model(tmp_path / 'mine.npz')

@@ -1,7 +1,7 @@
 """From a run or a file of weights to a model that can be used, in one call."""
 
+import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vit_jax import models
 from vit_jax.checkpoint import adapt, architecture, augreg, pretrained, readers
 from vit_jax.checkpoint.card import ModelCard
+from vit_jax.checkpoint.weights import Weights
 
 
 def load_model(
@@ -26,8 +27,10 @@ def load_model(
     images (b h w c) that are `(pixels - card.mean) / card.std`.
 
     Args:
-      reference: the folder of a finished run; an .npz with its card beside it; or an
-        .npz whose published name tells the model (`ViT-B_16.npz`, AugReg's names).
+      reference: the folder of a finished run, ours or the original's; a file (.npz or
+        .safetensors) with its card beside it, or without: then its published name
+        (`ViT-B_16.npz`, AugReg's names) or its shapes tell the model; a repository of
+        timm or transformers; or an address of one of these: see `fetch`.
       best: of a run, the parameters that were best on val instead of the last ones.
       num_classes: None or that of the file keeps the head; 0 drops it: the model
         then returns the pre-logits (b d).
@@ -40,7 +43,7 @@ def load_model(
     with readers.open(reference, best=best) as weights:
         path = weights.path
         shapes = {name: weights.shape(name) for name in weights}
-        card = weights.card or _card_from_name(path, shapes)
+        card = card_of(weights)
         if num_classes not in (None, 0, card.num_classes):
             raise ValueError(
                 f'{path} has {card.num_classes} classes, not {num_classes}. To train '
@@ -69,18 +72,28 @@ def load_model(
     return model, params, card
 
 
-def _card_from_name(path: pathlib.Path, shapes: adapt.Shapes) -> ModelCard:
-    """Returns the card of a published file that came without one."""
+def card_of(weights: Weights) -> ModelCard:
+    """Returns the card that came with weights, or else what they tell themselves.
+
+    A published name tells the model; otherwise the shapes do.
+
+    Raises:
+      ValueError: they are those of no network that is known.
+    """
+    if weights.card is not None:
+        return weights.card
+    path = weights.path
+    shapes = {name: weights.shape(name) for name in weights}
     config = architecture.config_from_name(path.stem)
     if config is None:
-        looks = architecture.matching_models(shapes)
-        hint = f' By its shapes it could be {" or ".join(looks[:3])}.' if looks else ''
-        raise ValueError(
-            f'{path}: there is no card (model.json) beside it and its name is not '
-            "that of a published model, so nothing tells what it is. Name a run's "
-            'folder, put the card beside the weights, or give the file a published '
-            f'name such as ViT-B_16.npz.{hint}'
-        )
+        try:
+            config = architecture.config_of_weights(shapes)
+        except ValueError as e:
+            raise ValueError(
+                f'{path}: {e}, there is no card (model.json) beside it, and its name '
+                "is not that of a published model. Name a run's folder, or a file such "
+                'as ViT-B_16.npz.'
+            ) from e
     if 'transformer' in config:
         # Files of one name exist with and without pre-logits and class token.
         pre_logits = shapes.get('pre_logits/kernel')
@@ -99,3 +112,8 @@ def _card_from_name(path: pathlib.Path, shapes: adapt.Shapes) -> ModelCard:
         class_names=augreg.class_names(path.stem, num_classes),
         source={'file': path.name, **augreg.source(path.stem)},
     )
+
+
+def without_head(card: ModelCard) -> ModelCard:
+    """Returns the card of the same weights after the head has been left out."""
+    return dataclasses.replace(card, num_classes=0, class_names=None)

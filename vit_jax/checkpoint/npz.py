@@ -250,6 +250,11 @@ def translate(names: Iterable[str]) -> list[str]:
     ]
 
 
+def squeezed(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns an array as today's models have it: GroupNorm's (1, 1, 1, c) as (c,)."""
+    return array.reshape(-1) if _GROUP_NORM.search(name) else array
+
+
 def _natural(name: str) -> list[str | int]:
     """Returns a sort key that compares the numbers in a name as numbers."""
     return [int(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', name))]

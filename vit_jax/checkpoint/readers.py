@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import traverse_util
 
-from vit_jax.checkpoint import fetch, hub_card, npz
+from vit_jax.checkpoint import fetch, hub_card, npz, original
 from vit_jax.checkpoint.weights import Weights
 
 
@@ -22,6 +22,8 @@ def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
     path = fetch.resolve(reference, best=best)
     if path.suffix == '.safetensors' or any(path.glob('*.safetensors')):
         return hub_card.open_port(path)
+    if checkpoint := original.find(path):
+        return original.OriginalWeights(checkpoint)
     return npz.NpzWeights(path)
 
 
