@@ -66,8 +66,10 @@ def test_a_run_and_photos(run_dir, album, tmp_path):
 
 def test_a_dataset(run_dir, photos, tmp_path):
     argv = ['--checkpoint', str(run_dir), '--out', str(tmp_path / 'out')]
-    assert main([*argv, '--dataset', str(photos), '--num_images', '11']) == 0
+    assert main([*argv, '--dataset', str(photos), '--num_images', '11',
+        '--num_rollouts', '20']) == 0  # fmt: skip
     assert len(arrays(tmp_path / 'out/attention.npz')['index']) == 11
+    assert (tmp_path / 'out/attention_rollout_2.png').exists()
 
 
 def test_without_images_the_rest_is_shown(run_dir, tmp_path, capsys):
@@ -83,6 +85,26 @@ def test_the_dataset_of_a_card_that_is_gone(run_dir, tmp_path, capsys):
     (run_dir / 'model.json').write_text(json.dumps(card))
     assert main([str(run_dir), '--out', str(tmp_path / 'out')]) == 0
     assert 'because dataset' in capsys.readouterr().out
+
+
+def test_a_run_under_way_has_its_curves(run_dir, tmp_path, capsys):
+    (run_dir / 'model.npz').unlink()
+    (run_dir / 'checkpoints').mkdir()
+    assert main([str(run_dir), '--out', str(tmp_path / 'out')]) == 2
+    assert 'has not finished' in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert names == {'learning_curves.png', 'learning_curves.npz'}
+
+
+def test_images_of_unusual_sizes(run_dir, tmp_path, capsys):
+    Image.new('RGB', (1, 1)).save(tmp_path / 'dot.png')
+    Image.new('L', (3000, 2)).save(tmp_path / 'line.png')
+    # 400 million pixels, in a file of 50 kB.
+    Image.new('1', (20_000, 20_000)).save(tmp_path / 'wall.png')
+    names = [str(tmp_path / name) for name in ('dot.png', 'line.png', 'wall.png')]
+    assert main([str(run_dir), '--out', str(tmp_path / 'out'), *names]) == 1
+    assert 'wall.png does not decode' in capsys.readouterr().err
+    assert arrays(tmp_path / 'out/attention.npz')['index'].tolist() == [0, 1]
 
 
 def test_a_mixer_and_a_hybrid(album, tmp_path, capsys):

@@ -66,11 +66,18 @@ def visualize(args: argparse.Namespace) -> int:
     from vit_jax.predictor import Predictor
     from vit_jax.visualize import figures, views
 
-    predictor = Predictor.load(reference, best=args.best)
+    out = _Folder(pathlib.Path(args.out).expanduser())
+    run_dir = pathlib.Path(reference).expanduser()
+    has_curves = (run_dir / 'metrics.jsonl').exists()
+    try:
+        predictor = Predictor.load(reference, best=args.best)
+    except FileNotFoundError:
+        if has_curves:  # a run under way has no model yet
+            _curves(run_dir, out)
+        raise
     # A name that does not exist is told before the work, too.
     source, why = _images(args, predictor.card)
     name = predictor.card.model.get('model_name') or ''
-    out = _Folder(pathlib.Path(args.out).expanduser())
     params, card = predictor.params, predictor.card
 
     def show_filters() -> None:
@@ -100,8 +107,7 @@ def visualize(args: argparse.Namespace) -> int:
         code = _attention(args, predictor, source, out)
 
     out.section('attention', show_attention)
-    run_dir = pathlib.Path(reference).expanduser()
-    if (run_dir / 'metrics.jsonl').exists():
+    if has_curves:
         out.section('learning curves', lambda: _curves(run_dir, out))
     return code
 
@@ -132,8 +138,10 @@ def _attention(
     out.write('attention_distance', figure, None)
     out.save('attention', arrays)
 
-    count = len(found.index) if args.photos else args.num_rollouts
-    for start in range(0, min(count, len(found.index)), _PER_FIGURE):
+    count = len(found.index)
+    if not args.photos:
+        count = min(count, args.num_rollouts)
+    for start in range(0, count, _PER_FIGURE):
         part = slice(start, min(start + _PER_FIGURE, count))
         examples = [source[int(i)] for i in found.index[part]]
         pixels = [data.pixels(e['image'], e['name']) for e in examples]
@@ -188,7 +196,6 @@ class _Folder:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
 
     def section(self, name: str, show: Callable[[], None]) -> None:
         """Shows a view, or says why the model has none."""
@@ -203,6 +210,7 @@ class _Folder:
         """Writes a figure, and the arrays it shows: a mapping or a dataclass."""
         from vit_jax.visualize import figures
 
+        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f'{name}.png'
         figures.save(figure, path)
         print(path)

@@ -109,8 +109,7 @@ def positions(found: Similarity, model: str = '') -> Figure:
     shown = [*panels[0][1].shape]
     width = 6.2 * min(1, shown[1] / shown[0])
     height = 6.2 * min(1, shown[0] / shown[1])
-    # The scale follows the patches: the class token may be like none of them.
-    low = min(0.0, float(patches.min()))
+    low = min(float(patches.min()), 0.99)  # the class token is often like none of them
     ratios = [4] + [1] * (len(panels) - 1)
     with _figure(width * sum(ratios) / 4 + 1.2, height + 0.9) as figure:
         _title(figure, 'Cosine similarity of position embeddings', model)
