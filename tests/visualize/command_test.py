@@ -113,7 +113,7 @@ def test_a_mixer_and_a_hybrid(album, tmp_path, capsys):
     assert main([str(mixer), '--out', str(out), str(album)]) == 0
     told = capsys.readouterr().out
     assert 'attention: tiny mixer has no attention' in told
-    assert 'position embeddings: tiny mixer has no position embeddings' in told
+    assert 'position_embeddings: tiny mixer has no position embeddings' in told
     assert {path.stem for path in out.iterdir()} == {'filters', 'token_mixing'}
 
     resnet = {'num_layers': (1,), 'width_factor': 0.5}

@@ -80,35 +80,28 @@ def visualize(args: argparse.Namespace) -> int:
     name = predictor.card.model.get('model_name') or ''
     params, card = predictor.params, predictor.card
 
-    def show_filters() -> None:
-        found = views.filters(params, card)
-        out.write('filters', figures.filters(found, name), found)
+    def show(view: Callable, draw: Callable, file: str) -> None:
+        try:
+            found = view(params, card)
+        except views.Absent as reason:
+            print(f'{file}: {reason}')
+        else:
+            out.write(file, draw(found, name), found)
 
-    def show_positions() -> None:
-        found = views.positions(params, card)
-        out.write('position_embeddings', figures.positions(found, name), found)
-
-    def show_token_mixing() -> None:
-        found = views.token_mixing(params, card)
-        out.write('token_mixing', figures.token_mixing(found), found)
-
-    out.section('filters', show_filters)
+    show(views.filters, figures.filters, 'filters')
     if 'tokens_mlp_dim' in card.model:
-        out.section('token mixing', show_token_mixing)
-    out.section('position embeddings', show_positions)
-    code = 0
-
-    def show_attention() -> None:
-        nonlocal code
+        show(views.token_mixing, figures.token_mixing, 'token_mixing')
+    show(views.positions, figures.positions, 'position_embeddings')
+    try:
+        views.attention_layers(predictor)  # whether there is any, images or not
         if source is None:
-            # Whether there is attention at all does not depend on images.
-            views.attention_layers(predictor)
             raise views.Absent(why)
         code = _attention(args, predictor, source, out)
-
-    out.section('attention', show_attention)
+    except views.Absent as reason:
+        print(f'attention: {reason}')
+        code = 0
     if has_curves:
-        out.section('learning curves', lambda: _curves(run_dir, out))
+        _curves(run_dir, out)
     return code
 
 
@@ -196,15 +189,6 @@ class _Folder:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-
-    def section(self, name: str, show: Callable[[], None]) -> None:
-        """Shows a view, or says why the model has none."""
-        from vit_jax.visualize import views
-
-        try:
-            show()
-        except views.Absent as reason:
-            print(f'{name}: {reason}')
 
     def write(self, name: str, figure: Any, arrays: Any) -> None:
         """Writes a figure, and the arrays it shows: a mapping or a dataclass."""

@@ -138,11 +138,13 @@ def positions(found: Similarity, model: str = '') -> Figure:
     return figure
 
 
-def token_mixing(units: Mapping[str, Float[np.ndarray, 'i h w']]) -> Figure:
+def token_mixing(
+    units: Mapping[str, Float[np.ndarray, 'i h w']], model: str = ''
+) -> Figure:
     """Returns what hidden units gather from where, blocks side by side."""
     h, w = next(iter(units.values())).shape[1:]
     with _figure(3.8 * len(units), min(8, 3.5 * h / w) + 0.9) as figure:
-        _title(figure, 'Input weights of token mixing, largest units')
+        _title(figure, 'Input weights of token mixing, largest units', model)
         figure.get_layout_engine().set(wspace=0.08)
         all_axes = figure.subplots(1, len(units), squeeze=False)
         for ax, (block, tiles) in zip(all_axes[0], units.items(), strict=True):
