@@ -1,5 +1,7 @@
 """Views: that what is shown is what the forward pass computes."""
 
+import inspect
+
 import numpy as np
 import pytest
 from tiny_models import GRID, IMAGE_SIZE, MIXER, make_album, make_predictor
@@ -221,3 +223,22 @@ def test_the_visible_part_is_what_evaluation_crops(shape, resize):
         first, last = seen[..., axis].min(), seen[..., axis].max()
         assert abs(first - (part[..., axis].min() + (step - 1) / 2)) <= near
         assert abs(last - (part[..., axis].max() - (step - 1) / 2)) <= near
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_picture_is_in_colour_or_grey(channels):
+    params = {'embedding': {'kernel': np.zeros((2, 2, channels, 4))}}
+    colour = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    found = views.picture({'image': colour, 'label': 0, 'name': 'x'}, params)
+    np.testing.assert_array_equal(found, colour)
+    grey = views.picture({'image': colour[..., :1], 'label': 0, 'name': 'x'}, params)
+    np.testing.assert_array_equal(grey, colour[..., :1].repeat(3, axis=-1))
+
+
+def test_a_picture_of_more_channels_is_their_mean():
+    if 'channels' not in inspect.signature(data.pixels).parameters:
+        pytest.skip('images have three channels')
+    params = {'embedding': {'kernel': np.zeros((2, 2, 4, 4))}}
+    image = np.arange(16, dtype=np.uint8).reshape(2, 2, 4)
+    found = views.picture({'image': image, 'label': 0, 'name': 'x'}, params)
+    np.testing.assert_array_equal(found[..., 0], [[1, 5], [9, 13]])

@@ -117,7 +117,7 @@ def _attention(
     broken = sorted(set(range(len(source))) - set(found.index.tolist()))
     for i in broken:
         try:
-            data.pixels(source[i]['image'], source[i]['name'])
+            views.picture(source[i], predictor.params)
         except data.UndecodableImage as error:
             print(f'visualize: {error}; it is left out', file=sys.stderr)
     figure = figures.attention_distance(found, name)
@@ -137,7 +137,7 @@ def _attention(
     for start in range(0, count, _PER_FIGURE):
         part = slice(start, min(start + _PER_FIGURE, count))
         examples = [source[int(i)] for i in found.index[part]]
-        pixels = [data.pixels(e['image'], e['name']) for e in examples]
+        pixels = [views.picture(e, predictor.params) for e in examples]
         photos = [views.visible_part(p, predictor.card) for p in pixels]
         titles = [pathlib.PurePath(e['name']).name for e in examples]
         number = f'_{start // _PER_FIGURE + 1}' if count > _PER_FIGURE else ''

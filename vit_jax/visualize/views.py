@@ -194,6 +194,22 @@ def attention(
     return Attention(index, distance[index], rollout, patch)
 
 
+def picture(example: data.Example, params: Mapping) -> UInt8[np.ndarray, 'h w 3']:
+    """Returns an example's pixels to be looked at.
+
+    Of images with other channels than red, green and blue, the mean of all, in grey.
+
+    Raises:
+        UndecodableImage: a file that does not decode.
+    """
+    flat = _flat(params)
+    channels = flat[adapt.first_kernel(flat)].shape[2]
+    if channels in (1, 3):
+        return data.pixels(example['image'], example['name'])
+    pixels = data.pixels(example['image'], example['name'], channels)
+    return pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1).astype(np.uint8)
+
+
 def visible_part(
     pixels: UInt8[np.ndarray, 'h w c'], card: ModelCard
 ) -> UInt8[np.ndarray, 'H W c']:
