@@ -64,6 +64,8 @@ NEW_VALUES = {
     'dataset': 'mnist',
     'num_threads': 3,
     'pp.crop': 48,
+    'pp.mean': (120.0,),
+    'pp.std': (60.0,),
     'pp.resize': 64,
     'pp.size': (32, 48),
     'pretrained': '/a/file.npz',

@@ -1,5 +1,6 @@
 """Whole runs: what they leave, how they go on, and what stops them."""
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import make_photos, tiny_config
 from flax import traverse_util
+from ml_collections.config_dict import placeholder
 from tensorboardX.proto import event_pb2
 
-from vit_jax import checkpoint, config, metrics, train, train_step
+from vit_jax import checkpoint, config, evaluate, metrics, train, train_step
 from vit_jax.checkpoint.train_state import TrainCheckpoints
 
 
@@ -465,3 +467,64 @@ def test_every_key_of_the_configuration_is_read(
     keys = set(config.default().keys()) | set(config.default().pp.keys())
     # Recipes name the file to load by one; `check` alone asks for the other.
     assert keys - read == {'pretrained_dir', 'trainer'}
+
+
+def make_arrays(root, channels):
+    """Writes a folder of .npy images of three classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 8), ('test', 5)):
+        for label, name in enumerate('abc'):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 99, (20, 24, channels), np.uint8)
+                pixels[..., label] += 120
+                np.save(folder / f'{i}.npy', pixels)
+    return root
+
+
+@pytest.mark.parametrize('channels', [1, 5])
+def test_grey_and_other_channels_from_weights_for_three(
+    whole_run, photos, tmp_path, channels, caplog
+):
+    data = photos if channels == 1 else make_arrays(tmp_path / 'data', channels)
+    settings = {'pp.channels': channels, 'pretrained': str(whole_run[0] / 'model.npz')}
+    with caplog.at_level('INFO'):
+        train.train_and_evaluate(tiny_config(data, **settings), tmp_path / 'run')
+    assert f'sees 3 channels, the model {channels}: its first kernel' in caplog.text
+    _, params, _ = checkpoint.load_model(tmp_path / 'run')
+    assert params['embedding']['kernel'].shape == (16, 16, channels, 10)
+    # What the run has judged, the command judges the same.
+    result = evaluate.main([str(tmp_path / 'run'), '--json'])
+    assert result == 0
+
+
+def test_a_run_follows_the_numerics_of_its_weights(whole_run, photos, tmp_path, caplog):
+    folder = tmp_path / 'weights'
+    folder.mkdir()
+    shutil.copy(whole_run[0] / 'model.npz', folder)
+    card = checkpoint.ModelCard.load(whole_run[0] / 'model.json')
+    model = {**card.model, 'gelu': 'exact', 'norm_epsilon': 1e-12}
+    card = dataclasses.replace(card, model=model, mean=(120.0, 110.0, 100.0), std=60.0)
+    card.save(folder / 'model.json')
+
+    config = tiny_config(photos, pretrained=str(folder / 'model.npz'))
+    config.model.gelu = placeholder(str)
+    config.model.norm_epsilon = placeholder(float)
+    with caplog.at_level('INFO'):
+        train.train_and_evaluate(config, tmp_path / 'run')
+    assert 'As in the pretrained weights: model.gelu exact' in caplog.text
+    model, _, card = checkpoint.load_model(tmp_path / 'run')
+    assert (model.gelu, model.norm_epsilon) == ('exact', 1e-12)
+    assert (card.mean, card.std) == ((120.0, 110.0, 100.0), 60.0)
+    # A run that goes on has found them already.
+    shutil.rmtree(folder)
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+    # The command line wins, and weights without a card are the published ones.
+    config.model.gelu = 'tanh'
+    config.pretrained = str(whole_run[0] / 'model.npz')
+    train.train_and_evaluate(config, tmp_path / 'other')
+    model, _, card = checkpoint.load_model(tmp_path / 'other')
+    assert (model.gelu, model.norm_epsilon) == ('tanh', 1e-6)
+    assert (card.mean, card.std) == (127.5, 127.5)

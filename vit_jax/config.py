@@ -55,8 +55,10 @@ OPTIONAL = frozenset(
         'batch',
         'num_threads',
         'pp.crop',
+        'pp.mean',
         'pp.resize',
         'pp.size',
+        'pp.std',
         'pp.test',
         'pp.val',
         'pretrained',
@@ -69,6 +71,14 @@ OPTIONAL = frozenset(
         'model.representation_size',
         'model.resnet',
     }
+)
+
+# What a port computes differently from the original; see models.VisionTransformer.
+NUMERICS = (
+    'model.gelu',
+    'model.norm_epsilon',
+    'model.resnet.norm_epsilon',
+    'model.resnet.standardize',
 )
 
 OPTIMIZERS = ('sgd', 'adamw')
@@ -123,6 +133,12 @@ def default() -> ConfigDict:
     # Resize the shorter side to this first, then crop (at random for training, the
     # centre for evaluation). None: the original's random crops and plain resize.
     config.pp.resize = placeholder(int)
+    # Channels of the images: 3; 1 for grey ones; others for .npy files and arrays.
+    config.pp.channels = 3
+    # A pixel x of 0…255 enters as (x - mean) / std: (one number,) or one per channel.
+    # None: as in the pretrained weights, or 127.5, which gives -1…1.
+    config.pp.mean = placeholder(tuple)
+    config.pp.std = placeholder(tuple)
     # Random crops cover at least this fraction of the image.
     config.pp.min_area = 0.05
     # Mirror training images left-right with probability ½.
@@ -185,6 +201,49 @@ def set_model(config: ConfigDict, name: str) -> None:
     # None: as in the pretrained weights, which a port may have trained with others.
     config.model.gelu = placeholder(str)
     config.model.norm_epsilon = placeholder(float)
+
+
+def follow(
+    config: ConfigDict, card: Any | None, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Sets what a configuration leaves to the pretrained weights; returns it by key.
+
+    Args:
+        config: where the keys below are None, or are not there.
+        card: a `ModelCard` of the weights, or None.
+        before: flat configuration of the run that goes on; {} for a new one.
+    """
+    found: dict[str, Any] = {}
+    for key in NUMERICS:
+        *scopes, leaf = key.split('.')
+        scope = config
+        for name in scopes:
+            scope = scope.get(name) if scope is not None else None
+        if scope is None or scope.get(leaf) is not None:
+            continue
+        value = before.get(key) if before else _of_card(card, key)
+        if value is not None:
+            found[key] = value
+            with scope.unlocked(), scope.ignore_type():
+                scope[leaf] = value
+    for key in ('mean', 'std'):
+        if config.pp[key] is None:
+            value = before.get(f'pp.{key}') or getattr(card, key, 127.5)
+            value = tuple(value) if isinstance(value, Iterable) else (value,)
+            if len(value) not in (1, config.pp.channels):
+                # The mean of red, green and blue is the best guess for others.
+                value = (sum(value) / len(value),)
+            config.pp[key] = value
+            if value != (127.5,):
+                found[f'pp.{key}'] = value
+    return found
+
+
+def _of_card(card: Any | None, key: str) -> Any:
+    value = None if card is None else {'model': card.model}
+    for name in key.split('.'):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def is_what(key: str) -> bool:
@@ -364,7 +423,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     one_of('remat', REMAT)
     at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
-    at_least(1, 'num_threads')
+    at_least(1, 'num_threads', 'pp.channels')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
     if not 0.01 <= config.pp.holdout < 0.5:
@@ -413,6 +472,17 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
         )
     if size is not None or config.pp.crop is not None:
         models.patch_grid(config.model, image_size(config))
+    for key in ('mean', 'std'):
+        values = config.pp[key]
+        if values is not None and (
+            len(values) not in (1, config.pp.channels)
+            or not all(isinstance(value, int | float) for value in values)
+            or (key == 'std' and not all(values))
+        ):
+            raise ValueError(
+                f'config.pp.{key} is {values}; it must be (one number,) or one for '
+                f'each of the {config.pp.channels} channels, and std not 0.'
+            )
     if config.pp.resize is not None and image_size(config) != (None, None):
         longest = max(image_size(config))
         if config.pp.resize < longest:

@@ -196,6 +196,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
         skip_corrupt=args.skip_corrupt,
         mean=card.mean,
         std=card.std,
+        channels=checkpoint.num_channels(params),
     )
     batches = ({**batch, 'label': labels[batch['label']]} for batch in batches)
     params = jax.device_put(params, sharding.replicated(mesh))

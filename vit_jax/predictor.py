@@ -24,8 +24,6 @@ from vit_jax.models.layers import INTERMEDIATES
 
 # Batches on the devices at once: one that computes and one that arrives.
 _IN_FLIGHT = 2
-# What sees the image's channels, in hybrids, Mixers and plain Vision Transformers.
-_FIRST_KERNELS = ('conv_root/kernel', 'stem/kernel', 'embedding/kernel')
 # The name of what the head sees.
 PRE_LOGITS = 'pre_logits/features'
 
@@ -111,6 +109,7 @@ class Predictor:
             skip_corrupt=skip_corrupt,
             mean=self.card.mean,
             std=self.card.std,
+            channels=checkpoint.num_channels(self.params),
         )
         compute = self._compile(tuple(names))
         rows = sharding.batch_sharding(self.mesh)
@@ -154,6 +153,4 @@ class Predictor:
         return outputs
 
     def _image_shape(self) -> tuple[int, int, int]:
-        flat = traverse_util.flatten_dict(dict(self.params), sep='/')
-        kernel = next(flat[name] for name in _FIRST_KERNELS if name in flat)
-        return (*self.card.image_size, kernel.shape[2])
+        return (*self.card.image_size, checkpoint.num_channels(self.params))

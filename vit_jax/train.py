@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,8 +22,6 @@ from vit_jax.interruption import Interrupted, Interruption
 from vit_jax.metrics import MetricsLog, Progress, Throughput, table
 from vit_jax.train_state import Initializer, TrainState, num_params
 from vit_jax.train_step import (
-    MEAN,
-    STD,
     Batch,
     compile_step,
     train_step,
@@ -80,7 +78,9 @@ def train_and_evaluate(
         )
         sources = _open_splits(config, dataset)
         known = start is not None or run.summary() is not None
-        _fill_in(config, len(sources['train']), run.config() if known else None)
+        before = run.config() if known else None
+        _fill_in(config, len(sources['train']), before)
+        _follow_weights(config, before)
 
         # Is it this run that the directory holds, and is it complete?
         run.open(config, dataset.class_names, sources, resume=start is not None)
@@ -273,6 +273,27 @@ def _fill_in(
         )
 
 
+def _follow_weights(config: ConfigDict, before: Mapping[str, Any] | None) -> None:
+    """Sets what the configuration leaves to the weights: numerics, normalization.
+
+    Weights that a port trained have another GELU, other epsilons, another mean.
+
+    Args:
+        config: of the run.
+        before: of the run that goes on, which has found them already.
+    """
+    card = None
+    if before is None and config.pretrained is not None:
+        with checkpoint.open(config.pretrained) as weights:
+            card = weights.card
+    found = config_lib.follow(config, card, config_lib.flatten(before or {}))
+    if card is not None and found:
+        log.info(
+            'As in the pretrained weights: %s',
+            ', '.join(f'{key} {value}' for key, value in found.items()),
+        )
+
+
 def _train_batches(
     config: ConfigDict, source: data.Source, start: int
 ) -> Iterator[Mapping[str, Any]]:
@@ -291,6 +312,7 @@ def _train_batches(
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         skip_corrupt=config.skip_corrupt,
+        channels=config.pp.channels,
     )
 
 
@@ -317,8 +339,9 @@ def _make_judge(
             host=jax.process_index(),
             num_hosts=jax.process_count(),
             skip_corrupt=config.skip_corrupt,
-            mean=MEAN,
-            std=STD,
+            mean=config.pp.mean,
+            std=config.pp.std,
+            channels=config.pp.channels,
         )
         scores = evaluate.evaluate(eval_step, params, batches, mesh)
         if not math.isfinite(scores['loss']):
@@ -375,8 +398,8 @@ def _card(
         image_size=config_lib.image_size(config),
         class_names=list(dataset.class_names),
         resize=config.pp.resize,
-        mean=MEAN,
-        std=STD,
+        mean=_one_or_each(config.pp.mean),
+        std=_one_or_each(config.pp.std),
         source={
             'dataset': _absolute(config.dataset),
             'tfds_data_dir': _absolute(config.tfds_data_dir),
@@ -389,6 +412,10 @@ def _card(
             'results': results,
         },
     )
+
+
+def _one_or_each(values: Sequence[float]) -> float | tuple[float, ...]:
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _absolute(path: str | None) -> str | None:

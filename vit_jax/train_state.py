@@ -97,7 +97,8 @@ class Initializer:
         self._model = models.from_config(config.model, num_classes=num_classes)
 
     def _init_params(self) -> PyTree:
-        images = jnp.zeros((1, *config_lib.image_size(self._config), 3))
+        channels = self._config.pp.channels
+        images = jnp.zeros((1, *config_lib.image_size(self._config), channels))
         rng = stream(self._config.seed, INIT_STREAM)
         params = self._model.init(rng, images, train=False)['params']
         return models.stack(params) if self._config.scan_layers else params

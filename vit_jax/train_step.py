@@ -8,7 +8,7 @@ with the same bits as one that was not.
 
 import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,9 +23,6 @@ from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
 Batch = Mapping[str, Any]  # of arrays
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
-# The model's input is (pixels - MEAN) / STD, that is, in [-1, 1].
-MEAN = STD = 127.5
-
 # XLA may otherwise leave out roundings to bfloat16 that the program asks for. With
 # them, four steps with bfloat16 momentum end within 1e-5 of the original's numbers,
 # without them within 1e-4.
@@ -35,13 +32,33 @@ COMPILER_OPTIONS = {'xla_allow_excess_precision': False}
 MAX_IN_FLIGHT = 4
 
 
-def normalize(images: Num[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-    """Returns pixels 0…255 as the model takes them, in [-1, 1]."""
-    return (images.astype(jnp.float32) - MEAN) / STD
+# What the published models take: pixels 0…255 become -1…1.
+MEAN = STD = (127.5,)
+
+
+def normalize(
+    images: Num[Array, 'b h w c'],
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Float[Array, 'b h w c']:
+    """Returns pixels 0…255 as the model takes them: (x - mean) / std.
+
+    Args:
+        images: pixels.
+        mean: one number, or one per channel.
+        std: as `mean`.
+    """
+    return (images.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
 
 
 def loss_fn(
-    params: PyTree, batch: Batch, rng: PRNGKeyArray, *, model: nn.Module
+    params: PyTree,
+    batch: Batch,
+    rng: PRNGKeyArray,
+    *,
+    model: nn.Module,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Float[Array, '']:
     """Returns the mean softmax cross-entropy of a batch.
 
@@ -50,10 +67,11 @@ def loss_fn(
         batch: image (b h w c) uint8, label (b).
         rng: of dropout.
         model: gives logits (b y).
+        mean: of the pixels, see `normalize`.
+        std: of the pixels, see `normalize`.
     """
-    logits = model.apply(
-        {'params': params}, normalize(batch['image']), train=True, rngs={'dropout': rng}
-    )
+    images = normalize(batch['image'], mean, std)
+    logits = model.apply({'params': params}, images, train=True, rngs={'dropout': rng})
     return optax.softmax_cross_entropy_with_integer_labels(
         logits, batch['label']
     ).mean()
@@ -103,6 +121,8 @@ def train_step(
     optimizer: optax.GradientTransformation,
     accum_steps: int,
     seed: int,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Returns state s + 1 from state s and batch s.
 
@@ -113,12 +133,14 @@ def train_step(
         optimizer: from `optim.create_optimizer`.
         accum_steps: number of parts that the batch is computed in.
         seed: of dropout.
+        mean: of the pixels, see `normalize`.
+        std: of the pixels, see `normalize`.
 
     Returns:
         The state, and 'loss' and 'grad_norm' (before clipping) of step s.
     """
     loss, grads = accumulate_gradient(
-        jax.value_and_grad(functools.partial(loss_fn, model=model)),
+        jax.value_and_grad(functools.partial(loss_fn, model=model, mean=mean, std=std)),
         state.params,
         {'image': batch['image'], 'label': batch['label']},
         jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
@@ -150,6 +172,8 @@ def compile_step(
         optimizer=optimizer,
         accum_steps=config.accum_steps,
         seed=config.seed,
+        mean=config.pp.mean or MEAN,
+        std=config.pp.std or STD,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(

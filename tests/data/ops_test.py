@@ -182,7 +182,6 @@ class TestPixels:
         'array',
         [
             np.zeros((5, 7, 3), np.float32),
-            np.zeros((5, 7, 4), np.uint8),
             np.zeros((1, 5, 7, 3), np.uint8),
             np.zeros(5, np.uint8),
         ],
@@ -190,6 +189,47 @@ class TestPixels:
     def test_refuses_other_arrays(self, array):
         with pytest.raises(ValueError, match=r'id 3: found an array .* expected'):
             ops.pixels(array, 'id 3')
+
+    def test_grey(self, photo):
+        found = ops.pixels(encode(photo, 'PNG'), channels=1)
+        weights = np.array([0.299, 0.587, 0.114])  # ITU-R 601
+        assert found.shape == (*photo.shape[:2], 1)
+        np.testing.assert_allclose(found[:, :, 0], photo @ weights, atol=0.51)
+        grey = photo[:, :, :1]
+        # Grey stays what it is, also through a file in red, green and blue.
+        for image in (grey, grey.repeat(3, 2), encode(grey.repeat(3, 2), 'PNG')):
+            np.testing.assert_array_equal(ops.pixels(image, channels=1), grey)
+
+    def test_other_channels(self, photo):
+        many = np.concatenate([photo, photo[:, :, :2]], axis=2)
+        file = io.BytesIO()
+        np.save(file, many)
+        for image in (many, file.getvalue()):
+            np.testing.assert_array_equal(ops.pixels(image, channels=5), many)
+            with pytest.raises(ValueError, match='id 3 has 5 channels, expected 3: --'):
+                ops.pixels(image, 'id 3')
+        with pytest.raises(ValueError, match='has 3 channels, expected 5'):
+            ops.pixels(encode(photo, 'PNG'), channels=5)
+        with pytest.raises(ops.UndecodableImage):
+            ops.pixels(file.getvalue()[:200], channels=5)
+
+    def test_no_pickles(self):
+        file = io.BytesIO()
+        np.save(file, np.array([{}]), allow_pickle=True)
+        with pytest.raises(ops.UndecodableImage, match='pickle'):
+            ops.pixels(file.getvalue())
+
+    @pytest.mark.parametrize('channels', [1, 2, 5, 9])
+    def test_steps_keep_the_channels(self, channels):
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 255, (9, 13, channels), np.uint8)
+        each = [image[:, :, c : c + 1] for c in range(channels)]
+        for step in (ops.Resize((5, 6)), ops.ResizeShorter(7), ops.CentreCrop((4, 20))):
+            found = step(image.astype(np.float32))
+            expected = [step(x.astype(np.float32)) for x in each]
+            np.testing.assert_allclose(found, np.concatenate(expected, 2), atol=1e-3)
+        flipped = ops.Flip()(image, type('R', (), {'random': lambda self: 0.0})())
+        np.testing.assert_array_equal(flipped, image[:, ::-1])
 
 
 class TestRandomCrop:

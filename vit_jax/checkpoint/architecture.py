@@ -139,20 +139,21 @@ def config_of_weights(shapes: adapt.Shapes) -> dict[str, Any]:
     return config
 
 
+def num_patches(shapes: adapt.Shapes) -> int:
+    """Returns how many patches the weights have positions for; 0 if they have none."""
+    if mixing := shapes.get('MixerBlock_0/token_mixing/Dense_0/kernel'):
+        return mixing[0]
+    posemb = shapes.get(adapt.POSEMB, ())
+    return posemb[1] - ('cls' in shapes) if len(posemb) == 3 else 0
+
+
 def image_size(shapes: adapt.Shapes, model_config: Config) -> tuple[int, int]:
     """Returns the largest square image whose patches the weights have positions for.
 
     Raises:
         ValueError: there is none.
     """
-    mixing = shapes.get('MixerBlock_0/token_mixing/Dense_0/kernel')
-    posemb = shapes.get(adapt.POSEMB, ())
-    if mixing:
-        tokens = mixing[0]
-    else:
-        prefix = models.num_prefix_tokens(model_config)
-        tokens = posemb[1] - prefix if len(posemb) == 3 else 0
-    side, _ = adapt.square_grid(tokens)
+    side, _ = adapt.square_grid(num_patches(shapes))
     for patch in range(_MAX_PATCH, 0, -1):
         size = (patch * side, patch * side)
         try:

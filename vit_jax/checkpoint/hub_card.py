@@ -5,6 +5,7 @@ of transformers one with the fields of `ViTConfig`, and a preprocessor_config.js
 """
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -103,11 +104,17 @@ def _card(
         scope, _, leaf = key.rpartition('.')
         (model[scope] if scope else model)[leaf] = value
 
-    size = architecture.image_size(shapes, model)
-    for stated in (timm.get('input_size', [])[1:], config.get('image_size')):
-        stated = [stated] * 2 if isinstance(stated, int) else stated
-        if stated and _fits(model, shapes, tuple(stated)):
-            size = tuple(stated)
+    args = config.get('model_args') or {}
+    for size in (
+        timm.get('input_size', [])[1:],
+        args.get('img_size'),
+        config.get('image_size'),
+    ):
+        size = (size, size) if isinstance(size, int) else tuple(size or ())
+        if len(size) == 2 and _fits(model, shapes, size):
+            break
+    else:
+        size = architecture.image_size(shapes, model)
     resize, mean, std = None, 127.5, 127.5
     if timm:
         mean, std = (_pixels(timm.get(key)) for key in ('mean', 'std'))
@@ -176,13 +183,11 @@ def _fits(
     model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: tuple
 ) -> bool:
     """Returns whether images of this size make as many tokens as there are."""
-    expected = architecture.image_size(shapes, model)
     try:
-        rows, columns = models.patch_grid(model, size)
+        grid = models.patch_grid(model, size)
     except ValueError:
         return False
-    square = models.patch_grid(model, expected)
-    return rows * columns == square[0] * square[1]
+    return math.prod(grid) == architecture.num_patches(shapes)
 
 
 def _pixels(values: Any) -> tuple[float, ...] | float:
@@ -328,6 +333,13 @@ def _timm_family(params: Any, model: Mapping[str, Any]) -> str:
     return 'timm hybrid' if resnet['num_layers'] else 'timm hybrid without stages'
 
 
+_TIMM_MIXERS = {
+    'Mixer-S_16': 'mixer_s16_224',
+    'Mixer-S_32': 'mixer_s32_224',
+    'Mixer-B_16': 'mixer_b16_224',
+    'Mixer-B_32': 'mixer_b32_224',
+    'Mixer-L_16': 'mixer_l16_224',
+}
 # timm's models whose sizes its own arguments then adjust.
 _TIMM_HYBRIDS = {
     (): 'vit_tiny_r_s16_p8_224',
@@ -342,20 +354,22 @@ def _timm_config(card: ModelCard) -> dict[str, Any]:
     model, (height, width) = card.model, card.image_size
     patch = tuple(model['patches']['size'])
     args: dict[str, Any] = {'img_size': [height, width]}
-    if model.get('gelu') != 'exact':
+    # timm's Mixers take no name of an activation: there, theirs computes exact GELU.
+    if model.get('gelu') != 'exact' and 'tokens_mlp_dim' not in model:
         args['act_layer'] = 'gelu_tanh'
     if 'tokens_mlp_dim' in model:
-        name = 'mixer_b16_224'
-        width_of = model['hidden_dim']
-        args |= {
-            'patch_size': patch[0],
-            'num_blocks': model['num_blocks'],
-            'embed_dim': width_of,
-            'mlp_ratio': [
-                model['tokens_mlp_dim'] / width_of,
-                model['channels_mlp_dim'] / width_of,
-            ],
-        }
+        facts = architecture.of_config(model)
+        known = [
+            name
+            for name in _TIMM_MIXERS
+            if architecture.of_config(models.get_config(name)) == facts
+        ]
+        if not known:
+            raise ValueError(
+                'timm makes Mixers of the published sizes only; write a .safetensors '
+                'instead.'
+            )
+        name = _TIMM_MIXERS[known[0]]
     else:
         transformer, resnet = model['transformer'], model.get('resnet')
         name = 'vit_base_patch16_224'

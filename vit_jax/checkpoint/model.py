@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.checkpoint import adapt, architecture, augreg, pretrained, readers
@@ -112,6 +115,12 @@ def card_of(weights: Weights) -> ModelCard:
         class_names=augreg.class_names(path.stem, num_classes),
         source={'file': path.name, **augreg.source(path.stem)},
     )
+
+
+def num_channels(params: Mapping[str, Any]) -> int:
+    """Returns how many channels the images of a model with these parameters have."""
+    flat = traverse_util.flatten_dict(dict(params), sep='/')
+    return np.shape(flat[adapt.first_kernel(flat)])[2]
 
 
 def without_head(card: ModelCard) -> ModelCard:

@@ -24,8 +24,8 @@ from vit_jax.data import sources
 
 # fmt: off
 EXTENSIONS = frozenset({
-    '.avif', '.bmp', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png',
-    '.pnm', '.ppm', '.tif', '.tiff', '.webp',
+    '.avif', '.bmp', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.npy', '.pbm', '.pgm',
+    '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp',
 })
 # fmt: on
 _SPLITS = {

@@ -21,6 +21,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 _JPEG = b'\xff\xd8'
+_NPY = b'\x93NUMPY'
 _ORIENTATION = 0x0112  # the EXIF tag
 # libjpeg's warnings about bytes between segments, after which the picture is whole.
 # TensorFlow decodes such files silently. Any other warning means damaged pixels.
@@ -85,28 +86,55 @@ def decode(data: bytes, name: str = '') -> UInt8[np.ndarray, 'h w 3']:
 
 
 def pixels(
-    image: bytes | Shaped[np.ndarray, '...'], name: str = ''
-) -> UInt8[np.ndarray, 'h w 3']:
-    """Returns RGB pixels of what a source calls an image.
+    image: bytes | Shaped[np.ndarray, '...'], name: str = '', channels: int = 3
+) -> UInt8[np.ndarray, 'h w c']:
+    """Returns the pixels of what a source calls an image.
+
+    Grey becomes red, green and blue where three channels are wanted, and these become
+    their luminance (ITU-R 601) where one is. Other numbers of channels must be there:
+    in an array, or in a file of NumPy (.npy).
 
     Args:
-      image: an encoded file, or uint8 pixels (h w), (h w 1) or (h w 3).
+      image: an encoded file, or uint8 pixels (h w) or (h w c).
       name: what to call it in an error.
+      channels: how many are wanted.
 
     Raises:
       UndecodableImage: a file that does not decode.
-      ValueError: an array of another dtype or shape.
+      ValueError: an array of another dtype or shape, or other channels.
     """
     if isinstance(image, bytes):
-        return decode(image, name)
+        image = _load_npy(image, name) if image[:6] == _NPY else decode(image, name)
     if image.dtype == np.uint8 and image.ndim == 2:
         image = image[:, :, None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+    if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(
             f'{name or "an image"}: found an array {image.dtype}{list(image.shape)}, '
-            'expected an encoded file or uint8 pixels (h w), (h w 1) or (h w 3)'
+            'expected an encoded file or uint8 pixels (h w) or (h w c)'
         )
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if (found, channels) == (1, 3):
+        return np.repeat(image, 3, axis=2)
+    if (found, channels) == (3, 1):
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
+    raise ValueError(
+        f'{name or "an image"} has {found} channels, expected {channels}: '
+        '--config.pp.channels says how many the model sees'
+    )
+
+
+def _load_npy(data: bytes, name: str) -> Shaped[np.ndarray, '...']:
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise UndecodableImage(name, str(error)) from error
+
+
+def _with_axis(image: Shaped[np.ndarray, '...']) -> Shaped[np.ndarray, 'h w c']:
+    """Returns what OpenCV gives back with the axis of one channel, which it drops."""
+    return image[:, :, None] if image.ndim == 2 else image
 
 
 def _decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
@@ -259,10 +287,10 @@ class Flip:
     """Left becomes right with probability ½."""
 
     def __call__(
-        self, image: Shaped[np.ndarray, 'h w 3'], rng: Random
-    ) -> Shaped[np.ndarray, 'h w 3']:
+        self, image: Shaped[np.ndarray, 'h w c'], rng: Random
+    ) -> Shaped[np.ndarray, 'h w c']:
         """Returns the image or its mirror image."""
-        return cv2.flip(image, 1) if rng.random() < 0.5 else image
+        return _with_axis(cv2.flip(image, 1)) if rng.random() < 0.5 else image
 
 
 @dataclass(frozen=True)
@@ -278,11 +306,12 @@ class Resize:
     size: tuple[int, int]
 
     def __call__(
-        self, image: Shaped[np.ndarray, 'h w 3']
-    ) -> Shaped[np.ndarray, 'new_h new_w 3']:
+        self, image: Shaped[np.ndarray, 'h w c']
+    ) -> Shaped[np.ndarray, 'new_h new_w c']:
         """Returns the image at `size`."""
         height, width = self.size
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return _with_axis(resized)
 
 
 @dataclass(frozen=True)
@@ -292,8 +321,8 @@ class ResizeShorter:
     size: int
 
     def __call__(
-        self, image: Shaped[np.ndarray, 'h w 3']
-    ) -> Shaped[np.ndarray, 'new_h new_w 3']:
+        self, image: Shaped[np.ndarray, 'h w c']
+    ) -> Shaped[np.ndarray, 'new_h new_w c']:
         """Returns the resized image; the longer side is rounded."""
         height, width = image.shape[:2]
         shorter = min(height, width)
@@ -316,8 +345,8 @@ class CentreCrop:
     size: tuple[int, int]
 
     def __call__(
-        self, image: Shaped[np.ndarray, 'h w 3']
-    ) -> Shaped[np.ndarray, 'new_h new_w 3']:
+        self, image: Shaped[np.ndarray, 'h w c']
+    ) -> Shaped[np.ndarray, 'new_h new_w c']:
         """Returns a view of the image, or of the enlarged one."""
         height, width = self.size
         h, w = image.shape[:2]
@@ -341,8 +370,8 @@ class ValueRange:
     std: float | Sequence[float] = 127.5
 
     def __call__(
-        self, image: Shaped[np.ndarray, '... 3']
-    ) -> Float32[np.ndarray, '... 3']:
+        self, image: Shaped[np.ndarray, '... c']
+    ) -> Float32[np.ndarray, '... c']:
         """Returns a new float32 array."""
         out = np.subtract(image, np.float32(self.mean), dtype=np.float32)
         return np.divide(out, np.float32(self.std), out=out)

@@ -54,6 +54,7 @@ def train_batches(
     host: int = 0,
     num_hosts: int = 1,
     skip_corrupt: bool = False,
+    channels: int = 3,
 ) -> workers.Batches:
     """Returns an endless iterator of shuffled, randomly cropped training batches.
 
@@ -77,6 +78,7 @@ def train_batches(
         following of each global batch.
       num_hosts: number of hosts.
       skip_corrupt: put the next good example in the place of one that does not decode.
+      channels: of the images; see `ops.pixels`.
 
     Returns:
       An iterator of dicts: image uint8 (b h w c), label int32 (b,), skipped int32 (b,),
@@ -94,7 +96,7 @@ def train_batches(
     rows = _Rows(batch, host, num_hosts)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     examples = _TrainExamples(
-        source, order, seed, tuple(size), resize, min_area, flip, skip_corrupt
+        source, order, seed, tuple(size), resize, min_area, flip, skip_corrupt, channels
     )
     threads = _num_threads(num_threads, num_workers)
     steps = grain.MapDataset.range(_STEPS).map(rows).map(_Reader(examples, threads))
@@ -114,6 +116,7 @@ def eval_batches(
     skip_corrupt: bool = False,
     mean: float | Sequence[float] = 127.5,
     std: float | Sequence[float] = 127.5,
+    channels: int = 3,
 ) -> workers.Batches:
     """Returns an iterator over every example exactly once, in order.
 
@@ -133,6 +136,7 @@ def eval_batches(
       skip_corrupt: mask an example that does not decode.
       mean: of the pixels 0 … 255, one number or one per channel: (x - mean) / std.
       std: as `mean`.
+      channels: of the images; see `ops.pixels`.
 
     Returns:
       An iterator of dicts: image float32 (b h w c), label int32 (b,), mask float32 (b,)
@@ -147,7 +151,7 @@ def eval_batches(
         raise ValueError('found no examples to evaluate, expected at least one')
     rows = _Rows(batch, host, num_hosts)
     examples = _EvalExamples(
-        source, tuple(size), resize, ops.ValueRange(mean, std), skip_corrupt
+        source, tuple(size), resize, ops.ValueRange(mean, std), skip_corrupt, channels
     )
     threads = _num_threads(num_threads, num_workers)
     steps = grain.MapDataset.range(math.ceil(len(source) / batch))
@@ -235,10 +239,11 @@ class _TrainExamples:
     min_area: float
     flip: bool
     skip_corrupt: bool
+    channels: int
 
     def layout(self, rows: int) -> workers.Layout:
         return {
-            'image': ((rows, *self.size, 3), 'uint8'),
+            'image': ((rows, *self.size, self.channels), 'uint8'),
             'label': ((rows,), 'int32'),
             'skipped': ((rows,), 'int32'),
         }
@@ -253,23 +258,23 @@ class _TrainExamples:
         return {'image': self.augment(image, rng), 'label': label, 'skipped': skipped}
 
     def augment(
-        self, image: UInt8[np.ndarray, 'h w 3'], rng: ops.Random
-    ) -> UInt8[np.ndarray, 'new_h new_w 3']:
+        self, image: UInt8[np.ndarray, 'h w c'], rng: ops.Random
+    ) -> UInt8[np.ndarray, 'new_h new_w c']:
         if self.resize is not None:
             image = ops.ResizeShorter(self.resize)(image)
         image = ops.RandomCrop(self.min_area)(image, rng)
         image = ops.Resize(self.size)(image)
         return ops.Flip()(image, rng) if self.flip else image
 
-    def _next_good(self, index: int) -> tuple[UInt8[np.ndarray, 'h w 3'], int, int]:
+    def _next_good(self, index: int) -> tuple[UInt8[np.ndarray, 'h w c'], int, int]:
         """Returns pixels, label and the number of examples passed over."""
         if not self.skip_corrupt:
-            image, example = _open(self.source, index, _SKIP_HINT)
+            image, example = _open(self.source, index, self.channels, _SKIP_HINT)
             return image, example['label'], 0
         for skipped in range(min(len(self.source), _MAX_SKIPPED)):
             try:
                 image, example = _open(
-                    self.source, (index + skipped) % len(self.source)
+                    self.source, (index + skipped) % len(self.source), self.channels
                 )
             except ops.UndecodableImage as error:
                 last = error
@@ -287,10 +292,11 @@ class _EvalExamples:
     resize: int | None
     value_range: ops.ValueRange
     skip_corrupt: bool
+    channels: int
 
     def layout(self, rows: int) -> workers.Layout:
         return {
-            'image': ((rows, *self.size, 3), 'float32'),
+            'image': ((rows, *self.size, self.channels), 'float32'),
             'label': ((rows,), 'int32'),
             'mask': ((rows,), 'float32'),
             'index': ((rows,), 'int32'),
@@ -307,7 +313,7 @@ class _EvalExamples:
             return padding
         hint = '' if self.skip_corrupt else _SKIP_HINT
         try:
-            image, example = _open(self.source, position, hint)
+            image, example = _open(self.source, position, self.channels, hint)
         except ops.UndecodableImage:
             if not self.skip_corrupt:
                 raise
@@ -321,8 +327,8 @@ class _EvalExamples:
         }
 
     def prepare(
-        self, image: UInt8[np.ndarray, 'h w 3']
-    ) -> Float32[np.ndarray, 'new_h new_w 3']:
+        self, image: UInt8[np.ndarray, 'h w c']
+    ) -> Float32[np.ndarray, 'new_h new_w c']:
         pixels = image.astype(np.float32)
         if self.resize is None:
             pixels = ops.Resize(self.size)(pixels)
@@ -333,11 +339,11 @@ class _EvalExamples:
 
 
 def _open(
-    source: sources.Source, index: int, hint: str = ''
-) -> tuple[UInt8[np.ndarray, 'h w 3'], sources.Example]:
+    source: sources.Source, index: int, channels: int, hint: str = ''
+) -> tuple[UInt8[np.ndarray, 'h w c'], sources.Example]:
     example = source[index]
     try:
-        return ops.pixels(example['image'], example['name']), example
+        return ops.pixels(example['image'], example['name'], channels), example
     except ops.UndecodableImage as error:
         raise ops.UndecodableImage(error.name, error.reason, hint) from error
 
