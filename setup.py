@@ -48,6 +48,9 @@ EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]'],
     'hf': HF,  # datasets and weights of the Hugging Face hub
     'augreg': PANDAS,  # checkpoint.get_augreg_df, a table of 50,000 checkpoints
+    # The real libraries, for tests/checkpoint/parity_test.py; requirements/parity.txt
+    # has the versions that belong together.
+    'parity': ['timm>=1.0.20', 'torch>=2.8', 'torchvision', 'transformers>=5.0'],
     'plot': PLOT,  # the figures of vit_jax.visualize
     'test': [
         *HF,  # so that no test is skipped

@@ -1,4 +1,4 @@
-"""Is this file of weights what it claims to be, and do we load it?
+"""Tells whether weights are what they claim to be, and whether we load them.
 
     python scripts/verify_checkpoint.py ViT-B_16.npz
     python scripts/verify_checkpoint.py hf://google/vit-base-patch16-224
@@ -144,9 +144,7 @@ def _print_top5(reference: str) -> None:
     batches = predictor.outputs(Photo(), batch=jax.device_count())
     probabilities = next(batches)['probabilities'][0]
     names = predictor.card.class_names
-    print(
-        f"\n{_PHOTO} of scikit-learn (a dahlia, which is no class of ImageNet-1k; 'daisy' and 'bee' are near):"
-    )
+    print(f'\n{_PHOTO} of scikit-learn, a dahlia (no class of ImageNet-1k):')
     for index in np.argsort(-probabilities)[:5]:
         name = names[index] if names else f'class {index}'
         print(f'{probabilities[index]:8.4f}  {name}')

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import GOLDEN
 
-from vit_jax import checkpoint, convert
+from vit_jax import checkpoint, convert, models
 
 
 @pytest.fixture
@@ -102,3 +103,60 @@ def test_a_repository_from_the_hub_of_before(npz, tmp_path):
     shutil.copytree(tmp_path / 'hf', tmp_path / 'copy')
     with checkpoint.open(tmp_path / 'copy') as weights, checkpoint.open(npz) as first:
         assert set(weights) == set(first)
+
+
+MEMORY = """
+import json, sys, time
+from vit_jax import convert
+
+def status(key):
+    with open('/proc/self/status') as f:
+        return next(int(l.split()[1]) * 1024 for l in f if l.startswith(key))
+
+before = status('VmRSS')
+with open('/proc/self/clear_refs', 'w') as f:
+    f.write('5')  # forget the peak so far
+cpu, wall = time.process_time(), time.perf_counter()
+convert.convert(sys.argv[1], sys.argv[2], sys.argv[3])
+print(json.dumps({'beyond': status('VmHWM') - before,
+                  'cpu': time.process_time() - cpu,
+                  'wall': time.perf_counter() - wall}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_vit_l_in_the_memory_of_two_arrays(tmp_path):
+    """304 million parameters, from every format to every other."""
+    model = models.get_model('ViT-L_16', 1000)
+    images = np.zeros((1, 224, 224, 3), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: rng.random(s.shape, np.float32), shapes)
+    checkpoint.save(tmp_path / 'ViT-L_16.npz', params)
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    del params
+    # Three arrays of ours are one of timm's: query, key and value.
+    bound = 2 * max(largest, 3 * 1024 * 1024 * 4) + 200e6
+    for source, out, to in (
+        ('ViT-L_16.npz', 'hf', 'huggingface'),
+        ('hf', 'timm', 'timm'),
+        ('timm', 'back.npz', 'npz'),
+    ):
+        arguments = [str(tmp_path / source), str(tmp_path / out), to]
+        done = subprocess.run(
+            [sys.executable, '-c', MEMORY, *arguments],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        found = json.loads(done.stdout)
+        print(
+            f'{source} -> {out}: {found["beyond"] / 1e6:.0f} MB more than before, '
+            f'{found["wall"]:.1f} s, of which the processor {found["cpu"]:.1f} s'
+        )
+        assert found['beyond'] <= bound
+    with (
+        checkpoint.open(tmp_path / 'ViT-L_16.npz') as first,
+        checkpoint.open(tmp_path / 'back.npz') as last,
+    ):
+        assert set(first) == set(last)
+        assert all(np.array_equal(first[name], last[name]) for name in first)
