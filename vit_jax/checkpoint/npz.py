@@ -28,7 +28,7 @@ import numpy as np
 
 from vit_jax.checkpoint import atomic
 from vit_jax.checkpoint.card import find_card
-from vit_jax.checkpoint.weights import TreeWeights, Weights
+from vit_jax.checkpoint.weights import TreeWeights, Weights, contiguous
 
 # A trainer's state keeps the parameters below one of these, or one in another.
 _WRAPPERS = ('opt/target/', 'optimizer/target/', 'target/', 'params/')
@@ -301,7 +301,8 @@ def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> Non
     """Appends one array as an uncompressed .npy."""
     if array.dtype == ml_dtypes.bfloat16:
         array = array.view('V2')
-    # A fixed date, so that equal parameters give equal files.
+    # In one order, and with a fixed date: equal parameters give equal files.
+    array = contiguous(array)
     info = zipfile.ZipInfo(f'{name}.npy', date_time=(1980, 1, 1, 0, 0, 0))
     with archive.open(info, 'w', force_zip64=True) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)

@@ -404,8 +404,8 @@ class PortWeights(Weights):
             part = (rows, *entry.shape[1:])
             skipped = row.part * math.prod(part) * entry.dtype.itemsize
             entry = entry._replace(shape=part, start=entry.start + skipped)
-        array = row.change.read(safetensors.read(entry), shape)
-        return np.asarray(array, order='C')
+        # Mostly a transposed view: written to another port, it is turned back unmoved.
+        return row.change.read(safetensors.read(entry), shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)

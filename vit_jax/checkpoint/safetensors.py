@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.checkpoint import atomic
+from vit_jax.checkpoint.weights import contiguous
 
 DTYPES = {
     'F64': np.dtype('<f8'),
@@ -132,7 +133,7 @@ def save(
         file.write(len(text).to_bytes(8, 'little') + text)
         for name in names:
             dtype, shape, make = arrays[name]
-            array = np.asarray(make(), order='C')
+            array = contiguous(make())
             if array.dtype != dtype or array.shape != tuple(shape):
                 raise ValueError(
                     f'{name} is {array.dtype}{array.shape}, declared was {dtype}{shape}'

@@ -13,6 +13,9 @@ from flax import traverse_util
 from vit_jax import models
 from vit_jax.checkpoint.card import ModelCard
 
+# Side of the blocks in which a matrix is transposed: two of them fit in the first cache.
+_BLOCK = 64
+
 
 class Weights(Mapping, abc.ABC):
     """Parameters in a file, each read when asked for.
@@ -128,3 +131,23 @@ def to_host(name: str, leaf: Any) -> np.ndarray:
             f'{name} has dtype {array.dtype}, expected an array of numbers'
         )
     return array
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """Returns the array in C order, as it is written to files.
+
+    NumPy copies a transposed matrix at a tenth of the memory's speed, one element from
+    each cache line; in blocks of columns it is several times faster.
+    """
+    if array.flags.c_contiguous or array.size < _BLOCK**2:
+        return np.asarray(array, order='C')
+    for shape in ((array.shape[0], -1), (-1, array.shape[-1])):
+        matrix = array.reshape(shape)
+        if np.shares_memory(matrix, array) and matrix.T.flags.c_contiguous:
+            out = np.empty(matrix.shape, matrix.dtype)
+            for i in range(0, matrix.shape[1], _BLOCK):
+                for j in range(0, matrix.shape[0], _BLOCK):
+                    part = slice(j, j + _BLOCK), slice(i, i + _BLOCK)
+                    out[part] = matrix[part]
+            return out.reshape(array.shape)
+    return np.asarray(array, order='C')
