@@ -23,6 +23,10 @@ ALLOWED = {
     'sharding': set(),
     'optim': set(),
     'interruption': set(),
+    'commands': set(),
+    'convert': {'checkpoint', 'commands'},
+    'predictor': {'checkpoint', 'data', 'models', 'sharding'},
+    'shapes': set(),
     'evaluate': {'checkpoint', 'data', 'models', 'sharding'},
 }
 # Not TensorFlow, not PyTorch, and nothing that brings them or is on its way out.

@@ -18,6 +18,10 @@ The map of the package, in the order in which data flows:
     train        the story of a run
     workdir      the run directory; metrics, interruption: what is told, and signals
     evaluate     every example exactly once
+    predictor    a model that can be asked
+    convert      weights in another format
+    visualize    what a model has learned; summary, shapes: what it does, by layer
+    commands     what the commands share
 """
 
 import importlib

@@ -13,7 +13,7 @@ from flax import traverse_util
 from vit_jax import models
 from vit_jax.checkpoint.card import ModelCard
 
-# Side of the blocks in which a matrix is transposed: two of them fit in the first cache.
+# Side of the blocks in which a matrix is transposed: two fit in the first cache.
 _BLOCK = 64
 
 
