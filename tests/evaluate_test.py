@@ -13,6 +13,7 @@ from conftest import make_photos, tiny_config
 from processes import environment
 
 from vit_jax import checkpoint, data, evaluate, models, sharding, train
+from vit_jax.checkpoint import class_names
 
 BATCH = 8
 NUM_CLASSES = 3
@@ -252,3 +253,17 @@ def test_bad_input(run, tmp_path, capsys, arguments, messages):
     for message in messages:
         assert message.format(**places) in error
     assert 'Traceback' not in error
+
+
+def test_classes_of_imagenet_by_any_name():
+    names = class_names.imagenet(1000)
+    ids = class_names.wordnet_ids(1000)
+    everything = np.arange(1000)
+    # 'crane' stands twice in the names; in the same order that does not matter.
+    assert np.array_equal(evaluate.label_map(names, names, 1000), everything)
+    assert np.array_equal(evaluate.label_map(ids, names, 1000), everything)
+    # A part of the classes, in an order of its own.
+    few = (ids[517], ids[134], ids[0])
+    assert evaluate.label_map(few, names, 1000).tolist() == [517, 134, 0]
+    with pytest.raises(ValueError, match='does not know: n99999999'):
+        evaluate.label_map(('n99999999', ids[0]), names, 1000)

@@ -198,3 +198,11 @@ def test_map_names_every_module():
     for name in re.findall(r'[\w/]+\.py', block):
         found = [ROOT / name, *ROOT.glob(f'*/{name}'), *ROOT.glob(f'*/*/{name}')]
         assert any(path.exists() for path in found), name
+
+
+def test_table_of_published_files():
+    """What the command prints, kept in docs/weights.md."""
+    from vit_jax.models import __main__ as command
+
+    table = command.table(command.rows(), markdown=True)
+    assert table in (ROOT / 'docs/weights.md').read_text()

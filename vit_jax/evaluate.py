@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vit_jax import sharding
+from vit_jax.checkpoint.class_names import as_named_by
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +229,9 @@ def label_map(
                 f'{len(dataset_classes)}; they cannot be matched.'
             )
         return np.arange(num_classes, dtype=np.int32)
+    model_classes = as_named_by(dataset_classes, model_classes)
+    if tuple(dataset_classes) == tuple(model_classes):
+        return np.arange(num_classes, dtype=np.int32)  # also where names are not unique
     index = {name: i for i, name in enumerate(model_classes)}
     unknown = [name for name in dataset_classes if name not in index]
     if unknown:

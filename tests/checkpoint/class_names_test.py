@@ -47,3 +47,10 @@ def test_the_same_names_for_the_same_ids():
     shared = [(x, name) for x, name in small if x in of]
     assert len(shared) == 999  # all but the teddy bear's
     assert all(of[x] == name for x, name in shared)
+
+
+def test_in_the_words_of_a_dataset():
+    names, ids = class_names.imagenet(1000), class_names.wordnet_ids(1000)
+    assert class_names.as_named_by(ids[:10], names) == ids
+    assert class_names.as_named_by(['cat', 'dog'], names) == names
+    assert class_names.as_named_by(ids[:2], ['cat', 'dog']) == ['cat', 'dog']

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.resources
+from collections.abc import Sequence
 
 from vit_jax.models.published import I1K, I21K
 
@@ -32,3 +33,19 @@ def imagenet(num_classes: int) -> tuple[str, ...]:
 def wordnet_ids(num_classes: int) -> tuple[str, ...]:
     """Returns the WordNet ids ('n01440764') of the same classes, which are sorted."""
     return tuple(wordnet_id for wordnet_id, _ in _classes(num_classes))
+
+
+def as_named_by(
+    dataset_classes: Sequence[str], model_classes: Sequence[str]
+) -> Sequence[str]:
+    """Returns a model's classes in the words of a dataset.
+
+    Datasets call ImageNet's classes by their WordNet ids, which are unique; then those
+    are returned, if the model's are ImageNet's. Otherwise its names are.
+    """
+    count = len(model_classes)
+    if count in _FILES and tuple(model_classes) == imagenet(count):
+        ids = wordnet_ids(count)
+        if set(dataset_classes) <= set(ids):
+            return ids
+    return model_classes

@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.checkpoint import adapt, architecture, readers
+from vit_jax.checkpoint import class_names as imagenet
 from vit_jax.checkpoint import weights as weights_lib
 from vit_jax.checkpoint.card import ModelCard
 from vit_jax.checkpoint.weights import Weights
@@ -212,7 +213,8 @@ def _kept_head_order(
             f'head has {old}: they do not belong together'
         )
     try:
-        return adapt.class_order(card.class_names, class_names)
+        old_names = imagenet.as_named_by(class_names, card.class_names)
+        return adapt.class_order(old_names, class_names)
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from e
 
