@@ -10,8 +10,9 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import make_photos, tiny_config
+from conftest import GOLDEN, make_photos, tiny_config
 from flax import traverse_util
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 from tensorboardX.proto import event_pb2
 
@@ -528,3 +529,30 @@ def test_a_run_follows_the_numerics_of_its_weights(whole_run, photos, tmp_path, 
     model, _, card = checkpoint.load_model(tmp_path / 'other')
     assert (model.gelu, model.norm_epsilon) == ('tanh', 1e-6)
     assert (card.mean, card.std) == (127.5, 127.5)
+
+
+def test_fine_tuning_folders_of_weights(photos, tmp_path):
+    """Repositories of the hub and the original's runs are folders, not files."""
+    from flax import serialization
+
+    for name in ('hf_vit', 'checkpoint'):
+        folder = tmp_path / name
+        if name == 'hf_vit':
+            shutil.copytree(GOLDEN / name, folder)
+        else:
+            folder.mkdir()
+            params = checkpoint.load(GOLDEN / 'hf_vit')
+            data = serialization.msgpack_serialize({'0': params, '1': {}, '2': 7})
+            (folder / 'checkpoint_7').write_bytes(data)
+        config = tiny_config(photos, pretrained=str(folder), total_steps=2)
+        _, _, card = checkpoint.load_model(folder)
+        config.model = ConfigDict(card.model)
+        config.model.head_init = 'zeros'
+        config.pp.crop = 64
+        params, _ = train.train_and_evaluate(config, tmp_path / f'{name}-run')
+        assert params['head']['bias'].shape == (3,)
+        # Other weights in the same place are another run.
+        (file,) = [*folder.glob('*.safetensors'), *folder.glob('checkpoint_7')]
+        file.write_bytes(file.read_bytes()[:-4] + b'abcd')
+        with pytest.raises(ValueError, match='pretrained file'):
+            train.train_and_evaluate(config, tmp_path / f'{name}-run')

@@ -276,8 +276,8 @@ def _fingerprints(
     }
     if config.pretrained is not None:
         try:
-            path = pathlib.Path(checkpoint.fetch.resolve(config.pretrained))
-            found['pretrained file'] = _file_fingerprint(path)
+            files = checkpoint.readers.files(config.pretrained)
+            found['pretrained file'] = _fingerprint(files)
         except ValueError:
             # A run that has started does not need the file any more.
             if 'pretrained file' not in known:
@@ -286,13 +286,17 @@ def _fingerprints(
     return found
 
 
-def _file_fingerprint(path: pathlib.Path, tail: int = 2**20) -> str:
-    """Returns a sha256 of a file's size and its last MiB.
+def _fingerprint(paths: Sequence[pathlib.Path], tail: int = 2**20) -> str:
+    """Returns a sha256 of the files' sizes and of the last MiB of each.
 
     That is quick for files of gigabytes, and enough: the end of an .npz lists the
-    CRC-32 of every array in it.
+    CRC-32 of every array in it, and other formats end with arrays that training
+    changes.
     """
-    size = path.stat().st_size
-    with path.open('rb') as file:
-        file.seek(max(0, size - tail))
-        return hashlib.sha256(str(size).encode() + file.read()).hexdigest()
+    found = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        with path.open('rb') as file:
+            file.seek(max(0, size - tail))
+            found.update(str(size).encode() + file.read())
+    return found.hexdigest()

@@ -7,7 +7,7 @@
 - `checkpoint.train_state` (imported on its own): a training run's whole state.
 """
 
-from vit_jax.checkpoint import augreg, fetch
+from vit_jax.checkpoint import augreg, fetch, readers
 from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
 from vit_jax.checkpoint.augreg import get_augreg_df
 from vit_jax.checkpoint.card import ModelCard, find_card
@@ -30,6 +30,7 @@ __all__ = [
     'load_pretrained',
     'num_channels',
     'open',
+    'readers',
     'resize_posembed',
     'save',
 ]

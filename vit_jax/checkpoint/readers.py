@@ -1,6 +1,7 @@
 """From a reference to an open file of weights, whatever its format."""
 
 import os
+import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -25,6 +26,23 @@ def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
     if checkpoint := original.find(path):
         return original.OriginalWeights(checkpoint)
     return npz.NpzWeights(path)
+
+
+def files(reference: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the files that hold the weights, without opening them.
+
+    Raises:
+      ValueError: there is no such file.
+    """
+    path = fetch.resolve(reference)
+    if path.is_dir():
+        parts = sorted(path.glob('*.safetensors'))
+        if parts:
+            return parts
+        path = original.find(path) or path
+    return (
+        sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
+    )
 
 
 def load(reference: str | os.PathLike) -> dict[str, Any]:
