@@ -147,7 +147,8 @@ def test_sigkill_at_random_moments_leaves_nothing(tmp_path, moment):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_workers_alone(tmp_path, number):
     """Ctrl-C reaches the whole group, from before the workers are up."""
-    with run(tmp_path, seconds=1) as process:
+    # Longer than the signals take: the workers must still be there for the last one.
+    with run(tmp_path, seconds=4) as process:
         if number == signal.SIGINT:
             for _ in range(8):
                 os.killpg(process.pid, number)
