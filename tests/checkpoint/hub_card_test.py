@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import GOLDEN
 from flax import traverse_util
-from ports_test import golden_params
+from ports_test import golden_params, timm_arrays
 
 from vit_jax import checkpoint, models
 from vit_jax.checkpoint import ModelCard, hub_card, npz, safetensors
@@ -78,17 +78,37 @@ def test_timm(golden, timm):
 
 
 @pytest.mark.parametrize(
-    ('tag', 'gelu'),
-    [('augreg_in21k_ft_in1k', 'tanh'), ('augreg2_in21k_ft_in1k', 'exact')],
+    ('tag', 'num_classes', 'gelu'),
+    [
+        ('augreg_in21k_ft_in1k', 1000, 'tanh'),
+        ('augreg2_in21k_ft_in1k', 1000, 'exact'),
+        # Somebody's fine-tuning, by timm, keeps the tag of what it began with.
+        ('augreg_in21k_ft_in1k', 7, 'exact'),
+    ],
 )
-def test_weights_that_google_trained_keep_its_numerics(timm, tag, gelu):
+def test_weights_that_google_trained_keep_its_numerics(timm, tag, num_classes, gelu):
     folder, write = timm
     write(pretrained_cfg={'tag': tag})
+    head = {
+        'head.weight': np.zeros((num_classes, 24), 'f'),
+        'head.bias': np.zeros(num_classes, 'f'),
+    }
+    arrays = timm_arrays(**head)
+    safetensors.save(folder / 'model.safetensors', arrays)
     model, _, card = checkpoint.load_model(folder)
     assert model.gelu == gelu
-    assert ('weights that Google trained' in card.source['numerics']) == (
-        gelu == 'tanh'
-    )
+    told = 'weights that Google trained' in card.source['numerics']
+    assert told == (gelu == 'tanh')
+    assert (card.class_names is None) == (num_classes == 7)
+
+
+def test_what_transformers_fine_tuned_is_not_google_s(tmp_path):
+    shutil.copytree(HF, tmp_path / 'flowers')
+    config = json.loads((HF / 'config.json').read_text())
+    config['_name_or_path'] = 'google/vit-base-patch16-224-in21k'
+    (tmp_path / 'flowers/config.json').write_text(json.dumps(config))
+    model, _, _ = checkpoint.load_model(tmp_path / 'flowers')
+    assert model.gelu == 'exact'
 
 
 def test_provenance_from_the_folder_of_the_hub(timm, tmp_path):

@@ -68,6 +68,7 @@ def test_alternatives():
         ('timm/vit_base_patch16_224.augreg_in21k_ft_in1k', True),
         ('vit_base_patch16_224.orig_in21k', True),
         ('hf://google/vit-base-patch16-224@main', True),
+        ('vit-base-patch16-224', True),
         ('timm/mixer_b16_224.goog_in21k_ft_in1k', True),
         ('timm/vit_base_patch16_224.augreg2_in21k_ft_in1k', False),
         ('timm/vit_base_patch16_224.mae', False),

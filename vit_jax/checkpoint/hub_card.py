@@ -99,7 +99,7 @@ def _card(
             f'this model pools its tokens ({pooling}) although it has a class token, '
             'which no model here does'
         )
-    numerics, told = _numerics(weights, config, hub_id)
+    numerics, told = _numerics(weights, config, hub_id, num_classes)
     for key, value in numerics.items():
         scope, _, leaf = key.rpartition('.')
         (model[scope] if scope else model)[leaf] = value
@@ -141,12 +141,13 @@ def _card(
 
 
 def _hub_id(path: pathlib.Path, config: Mapping[str, Any]) -> str:
-    """Returns the best name that is known: owner/repo, or architecture and tag."""
+    """Returns the best name that is known: owner/repo, or architecture and tag.
+
+    transformers' `_name_or_path` is none: it names what a model was fine-tuned from.
+    """
     for part in path.parts:  # the hub's cache
         if match := re.fullmatch(r'models--([^/]+?)--(.+)', part):
             return f'{match[1]}/{match[2]}'
-    if name := config.get('_name_or_path'):
-        return str(name)
     tag = (config.get('pretrained_cfg') or {}).get('tag')
     if config.get('architecture'):
         return f'{config["architecture"]}.{tag}' if tag else config['architecture']
@@ -154,10 +155,12 @@ def _hub_id(path: pathlib.Path, config: Mapping[str, Any]) -> str:
 
 
 def _numerics(
-    weights: Weights, config: Mapping[str, Any], hub_id: str
+    weights: Weights, config: Mapping[str, Any], hub_id: str, num_classes: int
 ) -> tuple[dict[str, Any], str]:
     """Returns fields of the model that differ from the published, and why."""
-    if published.google_trained(hub_id):
+    # A tag alone is also that of what others have fine-tuned from those weights.
+    trusted = '/' in hub_id or num_classes in (0, published.I1K, published.I21K)
+    if trusted and published.google_trained(hub_id):
         return {}, (
             f'{hub_id} are weights that Google trained: tanh form of GELU and the '
             "original's epsilons, although the port computes others"

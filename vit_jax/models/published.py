@@ -337,7 +337,7 @@ def google_trained(hub_id: str) -> bool:
         hub_id: 'timm/vit_base_patch16_224.augreg_in21k', or without the owner.
     """
     hub_id = hub_id.removeprefix('hf://').partition('@')[0]
-    if hub_id in _BY_HUB_ID:
+    if hub_id in _BY_HUB_ID or f'google/{hub_id}' in _BY_HUB_ID:
         return True
     _, _, tag = hub_id.rpartition('/')[2].partition('.')
     return bool(_GOOGLE_TAGS.fullmatch(tag))
