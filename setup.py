@@ -48,6 +48,8 @@ EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]'],
     'hf': HF,  # datasets and weights of the Hugging Face hub
     'augreg': PANDAS,  # checkpoint.get_augreg_df, a table of 50,000 checkpoints
+    # vit_jax.export --to onnx; the runtime runs what it writes.
+    'onnx': ['jax2onnx>=0.17', 'onnxruntime>=1.23'],
     # The real libraries, for tests/checkpoint/parity_test.py; requirements/parity.txt
     # has the versions that belong together.
     'parity': ['timm>=1.0.20', 'torch>=2.8', 'torchvision', 'transformers>=5.0'],

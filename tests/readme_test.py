@@ -94,7 +94,7 @@ def test_quickstart_finetune_evaluate_and_load(tmp_path):
     (arguments,) = [a for a in calls('vit_jax.evaluate') if a == ['runs/quickstart']]
     output = python(['-m', 'vit_jax.evaluate', *arguments], tmp_path, environment)
     assert '360 examples of digits test: accuracy 0.' in output
-    for name in ('models', 'convert', 'visualize', 'summary'):
+    for name in ('models', 'convert', 'export', 'visualize', 'summary'):
         (arguments,) = calls(f'vit_jax.{name}')
         assert python(['-m', f'vit_jax.{name}', *arguments], tmp_path, environment)
     assert (tmp_path / 'quickstart-hf/config.json').exists()
@@ -128,6 +128,7 @@ def test_every_command_is_known_here():
         'python -m vit_jax.main',
         'python -m vit_jax.evaluate',
         'python -m vit_jax.convert',
+        'python -m vit_jax.export',
         'python -m vit_jax.models',
         'python -m vit_jax.summary',
         'python -m vit_jax.visualize',

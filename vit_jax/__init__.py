@@ -19,7 +19,7 @@ The map of the package, in the order in which data flows:
     workdir      the run directory; metrics, interruption: what is told, and signals
     evaluate     every example exactly once
     predictor    a model that can be asked
-    convert      weights in another format
+    convert      weights in another format; export: an artifact that runs alone
     visualize    what a model has learned; summary, shapes: what it does, by layer
     commands     what the commands share
 """

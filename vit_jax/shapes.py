@@ -272,7 +272,8 @@ def _convolution(
         )
     channels = kernel[numbers.rhs_spec[1]]  # of one group
     images, features = (result[i] for i in numbers.out_spec[:2])
-    return 2 * products * channels * images * features
+    # Before JAX 0.9 paddings were NumPy's numbers, and so would this one be.
+    return int(2 * products * channels * images * features)
 
 
 def _layer(stay: _Stay, own: dict[str, Any]) -> Layer:
