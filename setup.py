@@ -10,6 +10,7 @@ INSTALL_REQUIRES = [
     'absl-py>=2.1',  # the command line's flags
     'array_record>=0.8.1',  # random access to prepared TFDS datasets
     'filelock>=3.16',  # several processes of a host, one download
+    'flatbuffers>=24.3.25',  # jax.export writes its artifacts in it, undeclared
     'flax>=0.12.0',  # Linen, whose parameter tree is the published one
     # Data loading in threads and worker processes. Before 0.2.16 an error in a
     # worker process arrives without its type.
@@ -48,8 +49,9 @@ EXTRAS_REQUIRE = {
     'tpu': ['jax[tpu]'],
     'hf': HF,  # datasets and weights of the Hugging Face hub
     'augreg': PANDAS,  # checkpoint.get_augreg_df, a table of 50,000 checkpoints
-    # vit_jax.export --to onnx; the runtime runs what it writes.
-    'onnx': ['jax2onnx>=0.17', 'onnxruntime>=1.23'],
+    # vit_jax.export --to onnx; the runtime runs what it writes. It asks for an Orbax
+    # older than the tested one.
+    'onnx': ['jax2onnx>=0.17.1', 'onnxruntime>=1.24.1'],
     # The real libraries, for tests/checkpoint/parity_test.py; requirements/parity.txt
     # has the versions that belong together.
     'parity': ['timm>=1.0.20', 'torch>=2.8', 'torchvision', 'transformers>=5.0'],

@@ -34,8 +34,8 @@ BANNED = re.compile(
     r'(tensorflow|tensorflow_text|torch|torchvision|clu)(\.|$)'
     r'|flax\.training|flax\.jax_utils|jax\.pmap|jax\.experimental\.maps'
 )
-# Needed by TFDS, which does not declare it.
-NOT_IMPORTED = {'importlib_resources'}
+# Needed by TFDS and by jax.export, which do not declare them.
+NOT_IMPORTED = {'importlib_resources', 'flatbuffers'}
 
 
 def name_of(path: pathlib.Path) -> str:
