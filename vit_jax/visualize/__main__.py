@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--out', required=True, help='the folder that is written to')
     parser.add_argument('--dataset', help='as in evaluate, instead of photos')
     parser.add_argument('--split', help='of the dataset; default: its test split')
-    parser.add_argument('--num_images', type=_positive, default=128,
+    parser.add_argument('--num_images', type=commands.positive, default=128,
         help='of a dataset, that attention distance is the mean of (128)')  # fmt: skip
-    parser.add_argument('--num_rollouts', type=_positive, default=8,
+    parser.add_argument('--num_rollouts', type=commands.positive, default=8,
         help='of a dataset, that attention rollout is shown over (8)')  # fmt: skip
-    parser.add_argument('--batch', type=_positive, default=32)
+    parser.add_argument('--batch', type=commands.positive, default=32)
     args = parser.parse_intermixed_args(argv)
     return commands.run('visualize', lambda: visualize(args))
 
@@ -207,13 +207,6 @@ class _Folder:
         path = self.path / f'{name}.npz'
         np.savez_compressed(path, **arrays)
         print(path)
-
-
-def _positive(text: str) -> int:
-    """Returns a whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
 
 
 if __name__ == '__main__':
