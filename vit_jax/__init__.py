@@ -1,6 +1,9 @@
 """Vision Transformers in JAX/Flax: load published weights, fine-tune, use.
 
-    model, params, card = vit_jax.load('runs/flowers')      # a run, or a checkpoint
+    predictor = vit_jax.finetune('photos', 'ViT-B_16')      # as the command does
+    predictor = vit_jax.Predictor.load('runs/flowers')      # a run, or a checkpoint
+    predictor.predict('rose.jpg')                           # [('rose', 0.98), …
+    model, params, card = vit_jax.load('runs/flowers')      # what it is made of
     model = vit_jax.get_model('ViT-B_16', num_classes=10)   # without parameters
 
 The map of the package, in the order in which data flows:
@@ -15,7 +18,7 @@ The map of the package, in the order in which data flows:
     optim        learning rate schedules, optimizers
     train_state  all that a step needs besides its batch, and how it begins
     train_step   one step, and the steps one after another
-    train        the story of a run
+    train        the story of a run; fine_tuning: the same in one call
     workdir      the run directory; metrics, interruption: what is told, and signals
     evaluate     every example exactly once
     predictor    a model that can be asked
@@ -31,6 +34,8 @@ from typing import Any
 # Name -> where it is. Imported when asked for, so that `import vit_jax` is fast and
 # `vit_jax.models` needs nothing that only training needs.
 _LAZY = {
+    'Predictor': ('vit_jax.predictor', 'Predictor'),
+    'finetune': ('vit_jax.fine_tuning', 'finetune'),
     'get_model': ('vit_jax.models', 'get_model'),
     'load': ('vit_jax.checkpoint', 'load_model'),
 }

@@ -8,17 +8,18 @@ function prepares them.
 import collections
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from vit_jax import checkpoint, data, sharding
 from vit_jax.checkpoint import ModelCard
+from vit_jax.data.photos import Photos
 from vit_jax.models import fields
 from vit_jax.models.layers import INTERMEDIATES
 
@@ -61,6 +62,32 @@ class Predictor:
         model = model.clone(dtype=dtype or card.source.get('dtype', 'float32'))
         return cls(model, params, card)
 
+    def predict(self, image: Any, top_k: int = 5) -> list[tuple[str, float]]:
+        """Returns the likeliest classes of one image, with their probabilities.
+
+        Many images at once are faster, and what `outputs` is for.
+
+        Args:
+            image: a file, as `Photos` takes it; or a PIL image or pixels (h w c) or
+                (h w) of 0…255, as uint8.
+            top_k: how many classes, at most.
+
+        Returns:
+            (class name, probability), the likeliest first. Classes without names are
+            called by their numbers.
+
+        Raises:
+            ValueError: it is no image, or several; the model has no head.
+        """
+        source = Photos(image) if isinstance(image, str | os.PathLike) else _One(image)
+        if len(source) != 1:
+            raise ValueError(
+                f'{image}: found {len(source)} images, expected one; `outputs` takes '
+                'many, as does python -m vit_jax.predict'
+            )
+        (found,) = self.outputs(source)
+        return top(found['probabilities'][0], self.card.class_names, top_k)
+
     def feature_names(self) -> dict[str, tuple[int, ...]]:
         """Returns the shape, for one image, of every feature that can be asked for.
 
@@ -99,6 +126,11 @@ class Predictor:
         """
         known = self.feature_names()
         for name in names:
+            if name in ('logits', 'probabilities') and name not in known:
+                raise ValueError(
+                    'the model has no head (num_classes is 0), so it gives features '
+                    'but no classes'
+                )
             fields.check_one_of('output', name, known)
         batches = data.eval_batches(
             source,
@@ -154,3 +186,46 @@ class Predictor:
 
     def _image_shape(self) -> tuple[int, int, int]:
         return (*self.card.image_size, checkpoint.num_channels(self.params))
+
+
+class _One:
+    """A source of one image without a label."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, image: Any):
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+            raise ValueError(
+                f'found an image of {pixels.dtype} {pixels.shape}, expected pixels of '
+                'uint8 (height, width, channels)'
+            )
+        self._pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: SupportsIndex) -> data.Example:
+        return {'image': self._pixels, 'label': -1, 'name': 'the image'}
+
+    def fingerprint(self) -> str:
+        return data.sources.sha256(self._pixels.tolist())
+
+
+def top(
+    probabilities: Shaped[np.ndarray, ' y'],
+    class_names: Sequence[str] | None,
+    count: int,
+) -> list[tuple[str, float]]:
+    """Returns (class, probability) of the likeliest classes, the likeliest first.
+
+    Args:
+        probabilities: of one image.
+        class_names: one for each; None: their numbers.
+        count: how many, at most.
+    """
+    order = np.argsort(-probabilities, kind='stable')[:count].tolist()
+    return [
+        (class_names[i] if class_names else str(i), float(probabilities[i]))
+        for i in order
+    ]

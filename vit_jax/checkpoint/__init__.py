@@ -11,7 +11,7 @@ from vit_jax.checkpoint import augreg, fetch, readers
 from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
 from vit_jax.checkpoint.augreg import get_augreg_df
 from vit_jax.checkpoint.card import ModelCard, find_card
-from vit_jax.checkpoint.model import load_model, num_channels
+from vit_jax.checkpoint.model import card_of, load_model, num_channels
 from vit_jax.checkpoint.npz import save
 from vit_jax.checkpoint.pretrained import load_pretrained
 from vit_jax.checkpoint.readers import load, open
@@ -21,6 +21,7 @@ __all__ = [
     'ModelCard',
     'Weights',
     'augreg',
+    'card_of',
     'fetch',
     'find_card',
     'get_augreg_df',

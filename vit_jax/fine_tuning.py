@@ -1,0 +1,135 @@
+"""Fine-tuning in one call, for notebooks and scripts: the same run as the command."""
+
+import logging
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from vit_jax import config as config_lib
+from vit_jax import models
+
+if TYPE_CHECKING:
+    from vit_jax.predictor import Predictor
+
+log = logging.getLogger('vit_jax')
+
+
+def finetune(
+    dataset: str | os.PathLike,
+    model: str | os.PathLike = 'ViT-B_16',
+    *,
+    workdir: str | os.PathLike | None = None,
+    pretrained: str | os.PathLike | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> 'Predictor':
+    """Fine-tunes a model and returns it, ready to be asked.
+
+    It is the run that `python -m vit_jax.main --config=configs/vit.py:MODEL,DATASET`
+    makes: in a run directory, with checkpoints, and continued if it was stopped. The
+    parameters returned are those that were best on the validation split, or the last
+    ones where nothing is held out.
+
+    Args:
+        dataset: a folder of photos, or whatever else `--config.dataset` takes.
+        model: the name of a published model (`vit_jax.models.list_models()`); or a
+            reference to weights, as in `vit_jax.load`: a run directory, a file,
+            hf://owner/repo. They tell what the model is, and the size of its images.
+        workdir: the run directory; default: runs/<dataset>-<model>.
+        pretrained: where the parameters of a named model start, as
+            `--config.pretrained`; default: <pretrained_dir>/<model>.npz.
+        config: further keys of the configuration, {'total_steps': 100, 'pp.crop': 32}.
+
+    Raises:
+        ValueError: there is no such key, dataset, model or file of weights, or they do
+            not fit together.
+    """
+    from vit_jax import train
+    from vit_jax.predictor import Predictor
+
+    _tell_progress()
+    recipe = _recipe(os.fspath(dataset), os.fspath(model), pretrained)
+    _set(recipe, config or {})
+    if workdir is None:
+        name = f'{_stem(os.fspath(dataset))}-{_stem(os.fspath(model))}'
+        workdir = pathlib.Path('runs', name)
+    _, summary = train.train_and_evaluate(recipe, workdir)
+    return Predictor.load(workdir, best='best_step' in summary)
+
+
+def _recipe(
+    dataset: str, model: str, pretrained: str | os.PathLike | None
+) -> ConfigDict:
+    """Returns the recipe of a named model, or of one that weights tell."""
+    from vit_jax.configs import vit
+
+    try:
+        models.get_config(model)
+    except ValueError as no_name:
+        from vit_jax import checkpoint
+
+        is_reference = '://' in model or os.path.exists(os.path.expanduser(model))
+        if not is_reference:
+            raise ValueError(f'{no_name} Nor is there such a file or run.') from None
+        if pretrained is not None:
+            raise ValueError(
+                f'two sets of weights are named, {model} and {pretrained}: name the '
+                'model by its name, or leave one out'
+            ) from None
+        with checkpoint.open(model) as weights:
+            card = checkpoint.card_of(weights)
+        recipe = config_lib.default()
+        recipe.model = ConfigDict({**card.model, 'head_init': 'zeros'})
+        recipe.dataset, recipe.pretrained = dataset, model
+        height, width = card.image_size
+        if height == width:
+            recipe.pp.crop = height
+        else:
+            recipe.pp.size = card.image_size
+        return recipe
+    recipe = vit.get_config(f'{model},{dataset}')
+    if pretrained is not None:
+        recipe.pretrained = os.fspath(pretrained)
+    return recipe
+
+
+def _set(recipe: ConfigDict, settings: Mapping[str, Any]) -> None:
+    """Sets keys of a recipe.
+
+    Raises:
+        ValueError: there is no such key, or its value is of another type.
+    """
+    known = config_lib.flatten(recipe)
+    for key, value in settings.items():
+        if key not in known:
+            raise ValueError(
+                f'There is no key config.{key}.{config_lib.nearest(key, known)}'
+            )
+        if value is None and key not in config_lib.OPTIONAL:
+            raise ValueError(
+                f'config.{key} cannot be None; only '
+                f'{", ".join(sorted(config_lib.OPTIONAL))} can.'
+            )
+        try:
+            if value is None:
+                with recipe.ignore_type():
+                    recipe.update_from_flattened_dict({key: None})
+            else:
+                recipe.update_from_flattened_dict({key: value})
+        except TypeError as error:
+            raise ValueError(f'config.{key}: {error}') from error
+
+
+def _tell_progress() -> None:
+    """Shows what a run tells, unless the program has decided that for itself."""
+    if not logging.getLogger().handlers and not log.handlers:
+        logging.basicConfig(format='%(message)s', level=logging.WARNING)
+        log.setLevel(logging.INFO)
+
+
+def _stem(reference: str) -> str:
+    """Returns a short name for a folder of runs: the last part of a reference."""
+    parts = reference.replace('\\', '/').rstrip('/').split('/')
+    return parts[-1].partition(':')[0].removesuffix('.npz') or 'run'
