@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_photos, tiny_config
 from processes import environment
@@ -175,10 +176,37 @@ def test_through_python_m(run):
     )
     row = rows['last', 'test']
     assert done.returncode == 0, done.stderr
-    assert done.stdout == (
+    assert done.stdout.startswith(
         f'{path}: 6 examples of {path.parents[1]}/photos0 test[60%:]: accuracy '
         f'{row["accuracy"]:.4f}, loss {row["loss"]:.4f}\n'
     )
+    assert 'expected calibration error 0.' in done.stdout
+    assert '  dog ' in done.stdout
+
+
+def test_everything_is_written(run, tmp_path, capsys):
+    path, rows = run
+    out = tmp_path / 'out'
+    found = command(capsys, path, '--out', out)
+    assert {file.name for file in out.iterdir()} == {
+        *('metrics.json', 'predictions.csv', 'mistakes.csv', 'per_class.csv'),
+        *('confusion.csv', 'confusion.png', 'calibration.png'),
+        *(['mistakes.png'] if found['accuracy'] < 1 else []),
+    }
+    assert json.loads((out / 'metrics.json').read_text()) == found
+    tables = {file.stem: pd.read_csv(file) for file in out.glob('*.csv')}
+    predictions = tables['predictions']
+    assert len(predictions) == found['num_examples'] == 6
+    assert predictions['correct'].mean() == found['accuracy']
+    assert (predictions['label'] == predictions['prediction']).mean() == (
+        found['accuracy']
+    )
+    assert predictions['loss'].mean() == pytest.approx(rows['last', 'test']['loss'])
+    assert len(tables['mistakes']) == (~predictions['correct']).sum()
+    assert tables['confusion']['count'].sum() == 6
+    assert tables['per_class']['num_examples'].sum() == 6
+    for row in predictions.to_dict('records'):
+        assert f'/{row["label"]}/' in row['name']
 
 
 def test_another_folder_with_other_classes_in_another_order(
@@ -209,8 +237,9 @@ def test_an_image_that_does_not_decode(run, photos, tmp_path, capsys):
     error = capsys.readouterr().err
     assert 'test/cat/0.png' in error
     assert '--skip_corrupt' in error
-    found = command(capsys, *arguments, '--skip_corrupt')
-    assert found['num_examples'] == 14
+    assert evaluate.main([*arguments, '--skip_corrupt', '--json']) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found['num_examples'], found['num_skipped']) == (14, 1)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +254,7 @@ def test_an_image_that_does_not_decode(run, photos, tmp_path, capsys):
         (['{tmp}'], ['not that of a run']),
         (['{unfinished}'], ['has not finished']),
         (['{bare}/ViT.npz'], ['does not say what it was trained on']),
-        (['{silent}/model.npz'], ['name what it shall be judged on with --dataset']),
+        (['{silent}/model.npz'], ['name images with labels by --dataset']),
         (['{truncated}/model.npz'], ['{truncated}/model.npz']),
     ],
 )

@@ -23,11 +23,15 @@ ALLOWED = {
     'sharding': set(),
     'optim': set(),
     'interruption': set(),
-    'commands': set(),
+    'commands': {'checkpoint', 'data'},
     'convert': {'checkpoint', 'commands'},
     'predictor': {'checkpoint', 'data', 'models', 'sharding'},
     'shapes': set(),
-    'evaluate': {'checkpoint', 'data', 'models', 'sharding'},
+    'judgement': {'data', 'predictor'},
+    'evaluate': {
+        *('checkpoint', 'commands', 'data', 'judgement', 'metrics', 'models'),
+        *('predictor', 'sharding', 'visualize'),
+    },
 }
 # Not TensorFlow, not PyTorch, and nothing that brings them or is on its way out.
 BANNED = re.compile(

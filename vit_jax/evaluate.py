@@ -1,16 +1,20 @@
 """Evaluation: every example of a split exactly once, on any number of devices.
 
-`python -m vit_jax.evaluate RUN_DIR|CHECKPOINT --dataset … --split …` judges a model
-that training has left, by the same function that training uses.
+Training asks for two numbers, which `evaluate` sums up on the devices. `python -m
+vit_jax.evaluate REF --dataset … --split …` judges a model that training has left, and
+keeps what it said of every example: see `judgement`.
 """
 
 import argparse
 import collections
+import csv
+import importlib.util
 import json
 import logging
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -19,13 +23,22 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vit_jax import sharding
+from vit_jax import commands, sharding
 from vit_jax.checkpoint.class_names import as_named_by
+from vit_jax.metrics import table
+
+if TYPE_CHECKING:
+    from vit_jax.judgement import Judgement
+    from vit_jax.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 EvalStep = Callable[[Any, Batch], dict[str, Float[Array, '']]]
+
+# With more classes, the terminal is not the place to look at each.
+_CLASSES_TOLD = 20
+_PAIRS_TOLD = 5
 
 # Batches on the device at once: one that computes and one that arrives.
 _IN_FLIGHT = 2
@@ -112,102 +125,129 @@ def batch_size(wanted: int, num_examples: int, num_devices: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluates a checkpoint from the command line; returns the exit code."""
+    """Evaluates a checkpoint from the command line; returns the exit code.
+
+    0: done; 1: done, but some images do not decode; 2: the user's error.
+    """
     parser = argparse.ArgumentParser(
-        prog='python -m vit_jax.evaluate', description=__doc__.split('\n')[0]
+        prog='python -m vit_jax.evaluate',
+        description='Judges a model on every example of a split.',
     )
+    commands.add_checkpoint(parser)
+    commands.add_dataset(parser)
+    commands.add_batches(parser)
     parser.add_argument(
-        'checkpoint', help='a run directory, or an .npz with its card beside it'
-    )
-    parser.add_argument(
-        '--dataset', help='TFDS name, folder, manifest.csv or hf:owner/name; default: '
-        'the one that the model was trained on'
+        '--out', metavar='DIR',
+        help='write predictions, per-class results, the confusion matrix and the worst '
+        'mistakes to this folder, as CSV, JSON and figures',
     )  # fmt: skip
-    parser.add_argument('--split', help='as in TFDS; default: the test split')
-    parser.add_argument(
-        '--best', action='store_true', help='of a run, the parameters best on val'
-    )
-    parser.add_argument('--batch', type=_positive, default=128)
-    parser.add_argument('--tfds_data_dir', help='default: as in training')
-    parser.add_argument('--tfds_manual_dir', help='default: as in training')
-    parser.add_argument('--num_workers', type=int, default=0)
-    parser.add_argument('--skip_corrupt', action='store_true')
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
     args = parser.parse_args(argv)
-    try:
-        result = evaluate_checkpoint(args)
-    except (ValueError, OSError) as error:
-        # The pipeline names the key of a training run.
-        message = str(error).replace(
-            '--config.skip_corrupt=True takes the next good image instead',
-            '--skip_corrupt leaves such images out',
-        )
-        print(f'evaluate: {message}', file=sys.stderr)
-        return 2
+    return commands.run('evaluate', lambda: _main(args))
+
+
+def _main(args: argparse.Namespace) -> int:
+    asked, predictor, judgement = judge_checkpoint(args)
+    metrics = judgement.metrics()
+    if args.out is not None:
+        for path in write(
+            judgement, predictor, {**asked, **metrics}, pathlib.Path(args.out)
+        ):
+            print(path, file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        print(json.dumps(result))
-    else:
-        print(
-            '{checkpoint}: {num_examples} examples of {dataset} {split}: accuracy '
-            '{accuracy:.4f}, loss {loss:.4f}'.format(**result)
-        )
-    return 0
+        print(json.dumps(asked | metrics))
+        return int(judgement.num_skipped > 0)
+    print(
+        '{checkpoint}: {num_examples} examples of {dataset} {split}: accuracy '
+        '{accuracy:.4f}, loss {loss:.4f}'.format(**asked, **metrics)
+    )
+    if 'top_5_accuracy' in metrics:
+        print('top-5 accuracy {top_5_accuracy:.4f}'.format(**metrics))
+    print('expected calibration error {calibration_error:.4f}'.format(**metrics))
+    rows = judgement.per_class()
+    if len(rows) <= _CLASSES_TOLD:
+        print(table(rows))
+    wrong = [row for row in judgement.confused if row[0] != row[1]][:_PAIRS_TOLD]
+    for right, said, count in wrong:
+        names = judgement.class_names
+        print(f'{names[right]} taken for {names[said]}: {count}')
+    return int(judgement.num_skipped > 0)
 
 
-def _positive(text: str) -> int:
-    """Returns a whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+def write(
+    judgement: 'Judgement',
+    predictor: 'Predictor',
+    metrics: Mapping[str, Any],
+    out: pathlib.Path,
+) -> list[pathlib.Path]:
+    """Writes all that follows from a judgement to a folder; returns the files.
+
+    metrics.json; predictions.csv, mistakes.csv (the most confident first),
+    per_class.csv, confusion.csv (right class, predicted class, how often); and, where
+    matplotlib is installed, confusion.png, calibration.png and mistakes.png.
+    """
+    out = out.expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    names = judgement.class_names
+    predictions = judgement.predictions()
+    tables = {
+        'predictions': predictions,
+        'mistakes': [predictions[i] for i in judgement.mistakes().tolist()],
+        'per_class': judgement.per_class(),
+        'confusion': [
+            {'label': names[right], 'prediction': names[said], 'count': int(count)}
+            for right, said, count in judgement.confused
+        ],
+    }
+    files = [out / 'metrics.json']
+    files[0].write_text(json.dumps(metrics, indent=1) + '\n')
+    for name, rows in tables.items():
+        files.append(out / f'{name}.csv')
+        with files[-1].open('w', newline='', encoding='utf-8') as file:
+            fields = list(rows[0] if rows else predictions[0])
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(rows)
+    if importlib.util.find_spec('matplotlib') is None:
+        log.warning("No figures: they need pip install 'vit_jax[plot]'.")
+        return files
+    from vit_jax.visualize import drawing, judged
+
+    for name, figure in judged.all_figures(judgement, predictor).items():
+        files.append(out / f'{name}.png')
+        drawing.save(figure, files[-1])
+    return files
 
 
-def evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the metrics of a checkpoint on a split; `args` as in `main`.
+def judge_checkpoint(
+    args: argparse.Namespace,
+) -> tuple[dict[str, str], 'Predictor', 'Judgement']:
+    """Returns names of what is judged, the model, and the judgement; `args` of `main`.
 
     Raises:
         ValueError: the checkpoint cannot be loaded, the dataset or the split is
             unknown, or its classes are not those of the model.
     """
-    from vit_jax import checkpoint, data
+    from vit_jax.judgement import judge
+    from vit_jax.predictor import Predictor
 
-    model, params, card = checkpoint.load_model(args.checkpoint, best=args.best)
-    model = model.clone(dtype=card.source.get('dtype', 'float32'))
-    name = args.dataset or card.source.get('dataset')
-    split = args.split or card.source.get('test_split')
-    if not name or not split:
-        raise ValueError(
-            f'{args.checkpoint} does not say what it was trained on; name what it '
-            'shall be judged on with --dataset and --split.'
-        )
-    dataset = data.open_dataset(
-        name,
-        data_dir=args.tfds_data_dir or card.source.get('tfds_data_dir'),
-        manual_dir=args.tfds_manual_dir or card.source.get('tfds_manual_dir'),
-        holdout=card.source.get('holdout', 0.1),
-    )
+    reference = commands.checkpoint_of(args)
+    predictor = Predictor.load(reference, best=args.best)
+    card = predictor.card
+    dataset = commands.dataset_of(args, card)
+    split = commands.split_of(args, card, dataset)
     source = dataset.source(split)
-    labels = label_map(source.class_names, card.class_names, card.num_classes)
-    mesh = sharding.make_mesh()
-    batches = data.eval_batches(
+    judgement = judge(
+        predictor,
         source,
-        batch=batch_size(args.batch, len(source), mesh.size),
-        size=card.image_size,
-        resize=card.resize,
+        label_map(source.class_names, card.class_names, card.num_classes),
+        batch=args.batch,
         num_workers=args.num_workers,
         skip_corrupt=args.skip_corrupt,
-        mean=card.mean,
-        std=card.std,
-        channels=checkpoint.num_channels(params),
     )
-    batches = ({**batch, 'label': labels[batch['label']]} for batch in batches)
-    params = jax.device_put(params, sharding.replicated(mesh))
-    metrics = evaluate(make_eval_step(model), params, batches, mesh)
-    return {
-        'checkpoint': str(args.checkpoint),
-        'dataset': name,
-        'split': split,
-        **metrics,
-    }
+    name = args.dataset or card.source['dataset']
+    asked = {'checkpoint': str(reference), 'dataset': name, 'split': split}
+    return asked, predictor, judgement
 
 
 def label_map(

@@ -121,3 +121,28 @@ def test_shared_examples_are_counted(dataset):
     assert shared('train', 'test') == 0
     assert shared('train[:50]', 'train[40:60]') == 10
     assert shared('train+test[:3]', 'test[2:]+train[:5]') == 6
+
+
+def test_picked_examples():
+    """Evenly from all over the source, and never more than there are."""
+
+    class Numbers:
+        class_names = ('a',)
+
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            return {'image': b'', 'label': 0, 'name': str(index)}
+
+        def fingerprint(self):
+            return 'numbers'
+
+    picked = sources.Picked.spread(Numbers(), 4)
+    assert [picked[i]['name'] for i in range(len(picked))] == ['0', '2', '5', '7']
+    assert len(sources.Picked.spread(Numbers(), 99)) == 10
+    assert len(sources.Picked.spread(Numbers(), 0)) == 0
+    other = sources.Picked(Numbers(), [7, 5, 2, 0])
+    assert other.class_names == ('a',)
+    assert other.fingerprint() != picked.fingerprint()
+    assert picked.fingerprint() == sources.Picked(Numbers(), (0, 2, 5, 7)).fingerprint()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.visualize import curves, figures
+from vit_jax.visualize import curves, drawing, figures
 from vit_jax.visualize.positions import similarity
 from vit_jax.visualize.views import Attention, Filters
 
@@ -21,7 +21,7 @@ def shown(figure) -> list[np.ndarray]:
 
 
 def pixels_of(figure) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(figures.png(figure))).convert('RGB'))
+    return np.asarray(Image.open(io.BytesIO(drawing.png(figure))).convert('RGB'))
 
 
 @pytest.mark.parametrize(('count', 'channels'), [(28, 3), (10, 3), (1, 1), (5, 4)])
@@ -118,7 +118,7 @@ def test_learning_curves_share_panels():
 def test_curves_of_one_point_and_of_what_is_not_finite():
     for value in (1.0, float('nan'), float('inf')):
         found = curves.curves([{'step': 3, 'loss': value}])
-        assert figures.png(figures.learning_curves(found))
+        assert drawing.png(figures.learning_curves(found))
 
 
 def test_token_mixing_fills_a_square():
@@ -129,7 +129,7 @@ def test_token_mixing_fills_a_square():
 
 def test_png_is_small_and_the_same_every_time():
     found = curves.curves([{'step': s, 'loss': 1 / s} for s in range(1, 100)])
-    first, second = (figures.png(figures.learning_curves(found)) for _ in range(2))
+    first, second = (drawing.png(figures.learning_curves(found)) for _ in range(2))
     assert first == second
     assert len(first) < 60_000
 

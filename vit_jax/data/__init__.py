@@ -16,6 +16,7 @@ import importlib
 _HOMES = {
     'Dataset': 'sources',
     'Example': 'sources',
+    'Picked': 'sources',
     'Source': 'sources',
     'UndecodableImage': 'ops',
     'decode': 'ops',

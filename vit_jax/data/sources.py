@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
@@ -105,6 +105,41 @@ class Subset:
         """Returns a sha256 (hex) of which examples these are, in which order."""
         ranges = [(r.fingerprint(), start, stop) for r, start, stop in self._parts]
         return sha256(self.class_names, ranges)
+
+
+class Picked:
+    """A source: some examples of another one.
+
+    Attributes:
+      places: of the examples in the other source, in the order in which they come.
+    """
+
+    def __init__(self, source: Source, places: Iterable[int]):
+        self.class_names = source.class_names
+        self.places = tuple(int(place) for place in places)
+        self._source = source
+
+    @classmethod
+    def spread(cls, source: Source, count: int) -> 'Picked':
+        """Returns at most `count` examples from all over a source, in its order.
+
+        The first ones of a folder would all be of one class.
+        """
+        count = min(count, len(source))
+        return cls(source, [i * len(source) // count for i in range(count)])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        return self._source[self.places[operator.index(index)]]
+
+    def __repr__(self) -> str:
+        return f'{len(self)} examples of {self._source!r}'
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 (hex) of which examples these are, in which order."""
+        return sha256(self._source.fingerprint(), self.places)
 
 
 class Dataset:

@@ -180,8 +180,7 @@ def _images(args: argparse.Namespace, card: Any) -> tuple[Any, str]:
         if args.dataset or args.split:
             raise
         return None, f'no images: name photos, because {error}'
-    count = min(args.num_images, len(source))
-    return data.sources.Subset([(source, 0, count)], source.class_names), ''
+    return data.Picked.spread(source, args.num_images), ''
 
 
 class _Folder:
@@ -192,11 +191,11 @@ class _Folder:
 
     def write(self, name: str, figure: Any, arrays: Any) -> None:
         """Writes a figure, and the arrays it shows: a mapping or a dataclass."""
-        from vit_jax.visualize import figures
+        from vit_jax.visualize import drawing
 
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f'{name}.png'
-        figures.save(figure, path)
+        drawing.save(figure, path)
         print(path)
         if arrays is not None:
             is_mapping = isinstance(arrays, dict)

@@ -1,57 +1,28 @@
-"""Drawing: from arrays to matplotlib figures, and from figures to PNG.
+"""Drawing what a model has learned: from arrays to matplotlib figures."""
 
-Figures are made without pyplot: no display, no window and no global state, so that
-they can be drawn in any thread, and a notebook shows what a function returns. Colour
-maps are even in lightness and safe for the colour-blind: viridis for what is at least
-zero, blue to red through white for what has a sign, Okabe and Ito's colours for lines.
-"""
-
-import contextlib
-import io
 import math
-import os
-import pathlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from vit_jax.data import sources
 from vit_jax.visualize.attention_maps import patch_distances
 from vit_jax.visualize.curves import Curve, panels
+from vit_jax.visualize.drawing import (
+    LINES,
+    POSITIVE,
+    SIGNED,
+    Figure,
+    canvas,
+    headline,
+    shortened,
+    smaller,
+)
 from vit_jax.visualize.positions import Similarity
 from vit_jax.visualize.views import Attention, Filters
 
-Figure = Any  # matplotlib.figure.Figure, which is imported when a figure is drawn
-
-_DPI = 144
-# Figures with fewer colours lose nothing that one sees in a palette.
-_MANY_COLORS = 4096
-_LINES = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9']
-_POSITIVE, _SIGNED = 'viridis', 'RdBu_r'
-_STYLE = {
-    'font.size': 10,
-    'axes.titlesize': 10,
-    'figure.titlesize': 12,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'grid.alpha': 0.25,
-    'legend.frameon': False,
-    'figure.constrained_layout.use': True,
-    'text.parse_math': False,  # '$' in a file's name is a letter
-}
-# Alphabets that matplotlib's own font lacks; those that are installed are used.
-_FONTS = ['Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans', 'WenQuanYi Zen Hei']
 # So many tiles beside each other can be told apart.
 _MAX_TILES = 16
-# Longer file names are cut in the middle.
-_MAX_TITLE = 32
-# Larger photos become smaller in a figure; pixels on the longer side.
-_MAX_PHOTO = 640
-
 _LAYERS = {
     'embedding': 'patch embedding',
     'stem': 'patch embedding',
@@ -81,9 +52,9 @@ def filters(found: Filters, model: str = '') -> Figure:
     tiles = 0.5 + 0.5 * components / np.maximum(size, np.finfo(np.float64).tiny)
     columns = min(7, len(tiles))
     rows = math.ceil(len(tiles) / columns)
-    with _figure(1.05 * columns + 0.2, 1.2 * rows + 0.6) as figure:
+    with canvas(1.05 * columns + 0.2, 1.2 * rows + 0.6) as figure:
         layer = _LAYERS.get(found.layer, found.layer)
-        _title(figure, f'Principal components of the filters of the {layer}', model)
+        headline(figure, f'Principal components of the filters of the {layer}', model)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax in axes:
             ax.set_axis_off()
@@ -111,14 +82,14 @@ def positions(found: Similarity, model: str = '') -> Figure:
     height = 6.2 * min(1, shown[0] / shown[1])
     low = min(float(patches.min()), 0.99)  # the class token is often like none of them
     ratios = [4] + [1] * (len(panels) - 1)
-    with _figure(width * sum(ratios) / 4 + 1.2, height + 0.9) as figure:
-        _title(figure, 'Cosine similarity of position embeddings', model)
+    with canvas(width * sum(ratios) / 4 + 1.2, height + 0.9) as figure:
+        headline(figure, 'Cosine similarity of position embeddings', model)
         all_axes = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)
         for ax, (name, tile) in zip(all_axes[0], panels, strict=True):
             ax.set_axis_off()
             ax.set_title(name)
             image = ax.imshow(
-                tile, cmap=_POSITIVE, vmin=low, vmax=1, interpolation='nearest'
+                tile, cmap=POSITIVE, vmin=low, vmax=1, interpolation='nearest'
             )
         left = all_axes[0][0]
         left.set_axis_on()
@@ -143,8 +114,8 @@ def token_mixing(
 ) -> Figure:
     """Returns what hidden units gather from where, blocks side by side."""
     h, w = next(iter(units.values())).shape[1:]
-    with _figure(3.8 * len(units), min(8, 3.5 * h / w) + 0.9) as figure:
-        _title(figure, 'Input weights of token mixing, largest units', model)
+    with canvas(3.8 * len(units), min(8, 3.5 * h / w) + 0.9) as figure:
+        headline(figure, 'Input weights of token mixing, largest units', model)
         figure.get_layout_engine().set(wspace=0.08)
         all_axes = figure.subplots(1, len(units), squeeze=False)
         for ax, (block, tiles) in zip(all_axes[0], units.items(), strict=True):
@@ -154,7 +125,7 @@ def token_mixing(
             padding = np.full((side * side - len(tiles), *tiles.shape[1:]), np.nan)
             grid = np.concatenate([scaled, padding])
             mosaic = _mosaic(grid.reshape(side, side, *tiles.shape[1:]))
-            ax.imshow(mosaic, cmap=_SIGNED, vmin=-1, vmax=1, interpolation='nearest')
+            ax.imshow(mosaic, cmap=SIGNED, vmin=-1, vmax=1, interpolation='nearest')
             ax.set_title(block)
             ax.set_axis_off()
     return figure
@@ -168,13 +139,13 @@ def attention_distance(found: Attention, model: str = '') -> Figure:
     mean = found.distance.mean(axis=0)
     even = patch_distances(found.rollout.shape[1:], found.patch).mean()
     num_images, num_layers, num_heads = found.distance.shape
-    with _figure(6.4, 4.4) as figure:
-        _title(figure, 'Mean attention distance by head', model)
+    with canvas(6.4, 4.4) as figure:
+        headline(figure, 'Mean attention distance by head', model)
         ax = figure.subplots()
         layers = np.arange(1, num_layers + 1)
         for head in range(num_heads):
-            ax.scatter(layers, mean[:, head], s=18, color=_LINES[0], alpha=0.7)
-        ax.plot(layers, mean.mean(axis=1), color=_LINES[1], label='mean of the heads')
+            ax.scatter(layers, mean[:, head], s=18, color=LINES[0], alpha=0.7)
+        ax.plot(layers, mean.mean(axis=1), color=LINES[1], label='mean of the heads')
         ax.set_xlabel('layer')
         ax.set_ylabel('mean attention distance (pixels)')
         images = 'image' if num_images == 1 else 'images'
@@ -208,8 +179,8 @@ def rollout(
     pairs = 2 if len(photos) > 1 else 1  # photos beside each other
     rows = math.ceil(len(photos) / pairs)
     aspect = np.mean([min(2, p.shape[0] / p.shape[1]) for p in photos])
-    with _figure(4.8 * pairs + 0.8, rows * (2.3 * aspect + 0.35) + 0.6) as figure:
-        _title(figure, 'Attention rollout', model)
+    with canvas(4.8 * pairs + 0.8, rows * (2.3 * aspect + 0.35) + 0.6) as figure:
+        headline(figure, 'Attention rollout', model)
         grid = figure.subplots(rows, 2 * pairs, squeeze=False)
         for ax in grid.flat:
             ax.set_axis_off()
@@ -217,23 +188,23 @@ def rollout(
         top = max(float(relative.max()), 1.0)
         for i, (photo, heat) in enumerate(zip(photos, relative, strict=True)):
             left, right = axes[i]
-            photo = _smaller(photo)
+            photo = smaller(photo)
             height, width = photo.shape[:2]
             left.imshow(photo)
             right.imshow(photo.mean(axis=-1), cmap='gray', vmin=0, vmax=255)
             image = right.imshow(
-                heat, cmap=_POSITIVE, vmin=0, vmax=top, alpha=0.65,
+                heat, cmap=POSITIVE, vmin=0, vmax=top, alpha=0.65,
                 extent=(-0.5, width - 0.5, height - 0.5, -0.5),
                 interpolation='bilinear',
             )  # fmt: skip
             if i < len(titles):
-                left.set_title(_shortened(titles[i]), loc='left')
+                left.set_title(shortened(titles[i]), loc='left')
         bar = figure.colorbar(image, ax=grid, shrink=0.9 if rows == 1 else 0.5)
         bar.set_label('times an even share')
     return figure
 
 
-def learning_curves(curves: Mapping[str, Curve], title: str = '') -> Figure:
+def learning_curves(curves: Mapping[str, Curve], run: str = '') -> Figure:
     """Returns the metrics of a run over its steps; splits share a panel."""
     found = panels(curves)
     order = [*_TITLES]
@@ -245,8 +216,8 @@ def learning_curves(curves: Mapping[str, Curve], title: str = '') -> Figure:
         names.remove('skipped')
     columns = min(2, len(names))
     rows = math.ceil(len(names) / columns)
-    with _figure(5 * columns, 2.9 * rows + 0.5) as figure:
-        _title(figure, 'Learning curves', title)
+    with canvas(5 * columns, 2.9 * rows + 0.5) as figure:
+        headline(figure, 'Learning curves', run)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax in axes[len(names) :]:
             ax.set_axis_off()
@@ -254,7 +225,7 @@ def learning_curves(curves: Mapping[str, Curve], title: str = '') -> Figure:
             for legend, curve in found[name].items():
                 steps, values = curves[curve]
                 # By its name, so that a split has one colour everywhere.
-                color = _LINES[{'train': 0, 'val': 1}.get(legend, 2)]
+                color = LINES[{'train': 0, 'val': 1}.get(legend, 2)]
                 marker = '.' if len(steps) < 40 else None
                 ax.plot(steps, values, color=color, marker=marker, label=legend)
             ax.set_title(_TITLES.get(name, name), loc='left')
@@ -267,61 +238,6 @@ def learning_curves(curves: Mapping[str, Curve], title: str = '') -> Figure:
         for ax in axes[max(0, len(names) - columns) : len(names)]:
             ax.set_xlabel('step')
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """Returns a figure as a PNG file.
-
-    Lines, letters and colour maps come out in a palette, which is small; photos, whose
-    colours are many, as they are.
-    """
-    from PIL import Image
-
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        # A letter that no font has is drawn as a box; nobody has to be told.
-        warnings.filterwarnings('ignore', message='Glyph .* missing')
-        figure.savefig(file, format='png', dpi=_DPI, metadata={'Software': None})
-    image = Image.open(file).convert('RGB')
-    if image.getcolors(_MANY_COLORS) is not None:
-        image = image.quantize(256, method=Image.Quantize.MEDIANCUT)
-    small = io.BytesIO()
-    image.save(small, 'PNG', optimize=True)
-    return small.getvalue()
-
-
-def save(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a figure as PNG."""
-    pathlib.Path(path).write_bytes(png(figure))
-
-
-@contextlib.contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    """Yields an empty figure, and what is drawn meanwhile has our style.
-
-    Raises:
-        ValueError: matplotlib is not installed.
-    """
-    sources.require('matplotlib', purpose='drawing', install="'vit_jax[plot]'")
-    import matplotlib
-    from matplotlib import font_manager
-    from matplotlib.figure import Figure as NewFigure
-
-    installed = set(font_manager.get_font_names())
-    fonts = ['DejaVu Sans', *(font for font in _FONTS if font in installed)]
-    with matplotlib.rc_context({**_STYLE, 'font.family': fonts}):
-        yield NewFigure(figsize=(width, height))
-
-
-def _title(figure: Figure, text: str, model: str = '') -> None:
-    figure.suptitle(f'{text}: {_shortened(model)}' if model else text, x=0.5)
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _MAX_TITLE:
-        return text
-    half = _MAX_TITLE // 2
-    return f'{text[: half - 1]}…{text[-half:]}'
 
 
 def _spaced(number: int) -> Shaped[np.ndarray, ' m']:
@@ -342,13 +258,3 @@ def _mosaic(tiles: Float[np.ndarray, 'r c h w']) -> Float[np.ndarray, 'H W']:
     height, width = padded.shape[2:]
     image = padded.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
     return image[: -_gap(h), : -_gap(w)]
-
-
-def _smaller(photo: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'H W c']:
-    from PIL import Image
-
-    if max(photo.shape[:2]) <= _MAX_PHOTO:
-        return photo
-    image = Image.fromarray(photo)
-    image.thumbnail((_MAX_PHOTO, _MAX_PHOTO))
-    return np.asarray(image)
