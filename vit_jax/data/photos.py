@@ -1,45 +1,88 @@
-"""Photos without labels: files, folders and patterns, as a source."""
+"""Photos without labels: files, folders, patterns and web addresses, as a source."""
 
 import difflib
 import glob
+import hashlib
 import operator
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+import tempfile
+import threading
+import time
+import urllib.parse
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from typing import SupportsIndex
 
 from vit_jax.data import folder, sources
 
 # Of each kind of thing, how many names an error lists.
 _LISTED = 5
+# A larger file on the web is taken for no photo.
+MAX_BYTES = 256 << 20
+# Seconds without a byte after which a server counts as stalled.
+TIMEOUT = 30.0
+# Seconds to wait before another try; and answers that another try may change.
+_PAUSES = (0.2, 1.0)
+_BUSY = (408, 429, 500, 502, 503, 504)
+_SCHEMES = ('http', 'https', 'gs', 'hf')
+# hf://owner/repo/file, hf://datasets/owner/repo/file, each perhaps with @revision.
+_HUB = re.compile(
+    r'hf://(?P<repo>(?:(?:datasets|spaces)/)?[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?'
+    r'/(?P<file>[^@]+?)(?:@(?P<later>[^@]+))?'
+)
 
 
 class Photos:
     """A source of image files that nobody has labelled.
 
     Attributes:
-      names: the files' paths, in the order of the examples.
+      names: the files' paths and addresses, in the order of the examples.
       class_names: empty; the label of every example is -1.
     """
 
-    def __init__(self, paths: str | os.PathLike | Iterable[str | os.PathLike]):
+    def __init__(
+        self,
+        paths: str | os.PathLike | Iterable[str | os.PathLike],
+        contents: Mapping[str, bytes] | None = None,
+    ):
         """Finds the photos; they are opened later, one at a time.
 
         Args:
           paths: each is a file, whatever its name; a folder, which gives the images in
-            it and in its folders, by their extensions, without hidden ones, sorted; or
-            a pattern with wildcards (`**` for folders in folders), which gives the
-            images and folders of images that match. `~` is expanded.
+            it and in its folders, by their extensions, without hidden ones, sorted; a
+            pattern with wildcards (`**` for folders in folders), which gives the images
+            and folders of images that match; or the address of a public file: http://,
+            https://, gs://bucket/file, hf://owner/repo/file, hf://datasets/…. `~` is
+            expanded. What is named twice is there twice. Downloads are kept in a
+            temporary folder for as long as this object lives.
+          contents: what is in files that are nowhere, by their names, such as what came
+            by standard input.
 
         Raises:
-          ValueError: there is no such file, or no image in a folder or pattern; a URL.
+          ValueError: there is no such file, or no image in a folder or pattern; or it
+            is an address of another kind.
         """
         if isinstance(paths, str | os.PathLike):
             paths = [paths]
-        self.names = tuple(name for path in paths for name in _find(os.fspath(path)))
+        self._contents = dict(contents or {})
+        self.names = tuple(
+            name
+            for path in map(os.fspath, paths)
+            for name in ([path] if path in self._contents else _find(path))
+        )
         self.class_names: tuple[str, ...] = ()
         if not self.names:
-            raise ValueError('no photos are named: name files, folders or patterns')
+            raise ValueError(
+                'no photos are named: name files, folders, patterns or addresses'
+            )
+        self._downloads = ''
+        if any(map(_is_url, self.names)):
+            self._downloads = tempfile.mkdtemp(prefix='vit_jax-photos-')
+            # Of this object alone: its copies in worker processes do not clear up.
+            weakref.finalize(self, shutil.rmtree, self._downloads, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,7 +90,7 @@ class Photos:
     def __getitem__(self, index: SupportsIndex) -> sources.Example:
         name = self.names[operator.index(index)]
         try:
-            image = pathlib.Path(name).read_bytes()
+            image = self._read(name)
         except OSError as error:
             from vit_jax.data import ops  # imports cv2
 
@@ -59,14 +102,122 @@ class Photos:
         return f'Photos({len(self)} files)'
 
     def fingerprint(self) -> str:
-        """Returns a sha256 (hex) of the paths, in order."""
-        return sources.sha256('photos', self.names)
+        """Returns a sha256 (hex) of the names, in order, and of given contents."""
+        hashes = [hashlib.sha256(c).hexdigest() for c in self._contents.values()]
+        return sources.sha256('photos', self.names, hashes)
+
+    def _read(self, name: str) -> bytes:
+        if name in self._contents:
+            return self._contents[name]
+        if not _is_url(name):
+            return pathlib.Path(name).read_bytes()
+        # An address is asked once, also if its answer is no photo.
+        key = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()
+        path = pathlib.Path(self._downloads, key)
+        failed = path.with_suffix('.failed')
+        if path.exists():
+            return path.read_bytes()
+        if failed.exists():
+            raise _DownloadError(failed.read_text())
+        try:
+            content = _download(_address(name))
+        except _DownloadError as error:
+            failed.write_text(str(error))
+            raise
+        # Another thread may look for it.
+        part = path.with_suffix(f'.{threading.get_ident()}')
+        part.write_bytes(content)
+        part.replace(path)
+        return content
+
+
+class _DownloadError(OSError):
+    """What an address gave instead of a file."""
+
+
+def _is_url(path: str) -> bool:
+    return '://' in path
+
+
+def _address(url: str) -> str:
+    """Returns the http(s) address of what a URL names.
+
+    Raises:
+      ValueError: it is a URL of another kind, or names no file.
+    """
+    scheme, _, rest = url.partition('://')
+    if scheme in ('http', 'https') and rest.strip('/'):
+        return url
+    # Where the clients of these services look for another server.
+    if scheme == 'gs' and '/' in rest.strip('/'):
+        host = os.environ.get('STORAGE_EMULATOR_HOST', 'https://storage.googleapis.com')
+        host = host if '://' in host else f'http://{host}'
+        return f'{host.rstrip("/")}/{urllib.parse.quote(rest)}'
+    if match := _HUB.fullmatch(url):
+        host = os.environ.get('HF_ENDPOINT', 'https://huggingface.co')
+        revision = match['revision'] or match['later'] or 'main'
+        file = urllib.parse.quote(match['file'])
+        return f'{host.rstrip("/")}/{match["repo"]}/resolve/{revision}/{file}'
+    if scheme in _SCHEMES:
+        raise ValueError(
+            f'{url} names no file; expected an address such as https://host/photo.jpg, '
+            'gs://bucket/photo.jpg or hf://owner/repo/photo.jpg'
+        )
+    known = ', '.join(f'{scheme}://' for scheme in _SCHEMES)
+    raise ValueError(f'{url}: photos are read from files and {known}')
+
+
+def _download(address: str) -> bytes:
+    """Returns what is at an address.
+
+    Raises:
+      _DownloadError: the server is not reached, refuses, stalls or sends too much.
+    """
+    import requests
+
+    # Some servers refuse libraries that do not say what they are used by.
+    options = {'stream': True, 'timeout': TIMEOUT, 'headers': {'User-Agent': 'vit_jax'}}
+    for seconds in (*_PAUSES, None):
+        content = bytearray()
+        try:
+            with requests.get(address, **options) as response:
+                if not response.ok:
+                    answer = f'{response.status_code} {response.reason}'.strip()
+                    reason = f'the server answered {answer}'
+                    if response.status_code not in _BUSY:
+                        break
+                else:
+                    for chunk in response.iter_content(1 << 16):
+                        content += chunk
+                        if len(content) > MAX_BYTES:
+                            reason = f'it has more than {MAX_BYTES >> 20} MiB'
+                            raise _DownloadError(reason)
+                    return bytes(content)
+        except (requests.TooManyRedirects, ValueError) as error:  # among them bad URLs
+            reason = f'it cannot be followed ({error})'
+            break
+        except requests.RequestException as error:
+            reason = _why(error)
+        if seconds is not None:
+            time.sleep(seconds)
+    raise _DownloadError(reason)
+
+
+def _why(error: Exception) -> str:
+    """Says in a line why nothing whole arrived."""
+    text = ' '.join(str(error).split())
+    if 'timed out' in text.lower():
+        return f'the server sent nothing for {TIMEOUT:g} seconds'
+    if 'incomplete' in text.lower():
+        return 'the connection broke before the end'
+    return f'the server cannot be reached ({text[:200]})'
 
 
 def _find(path: str) -> list[str]:
     """Returns the files that a path or a pattern names."""
-    if '://' in path:
-        raise ValueError(f'{path} is a URL, expected files, folders or patterns')
+    if _is_url(path):
+        _address(path)
+        return [path]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         if not (found := list(_images(path))):
