@@ -40,7 +40,10 @@ INSTALL_REQUIRES = [
 ]
 
 PANDAS = ['pandas>=2.2.2']
-PLOT = ['matplotlib>=3.9']
+PLOT = [
+    'jinja2>=3.1.4',  # the page of vit_jax.report
+    'matplotlib>=3.9',  # figures
+]
 HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {
@@ -55,12 +58,13 @@ EXTRAS_REQUIRE = {
     # The real libraries, for tests/checkpoint/parity_test.py; requirements/parity.txt
     # has the versions that belong together.
     'parity': ['timm>=1.0.20', 'torch>=2.8', 'torchvision', 'transformers>=5.0'],
-    'plot': PLOT,  # the figures of vit_jax.visualize
+    'plot': PLOT,  # vit_jax.visualize, vit_jax.report, the figures of vit_jax.evaluate
     'test': [
         *HF,  # so that no test is skipped
         *PANDAS,
         *PLOT,
         'beartype>=0.19',  # checks the shapes in signatures under pytest
+        'playwright>=1.48',  # drives the Chromium in which a test opens the report
         'pytest>=8.3',
         'pytest-xdist>=3.6.1',  # the suite on all cores
         'ruff>=0.17.0',  # lint and format; others format in another way
@@ -80,7 +84,7 @@ setup(
     # is installed inside the package, where `--config=vit.py:b16,cifar10` finds it.
     packages=[*find_packages(include=['vit_jax', 'vit_jax.*']), 'vit_jax.configs'],
     package_dir={'vit_jax.configs': 'configs'},
-    package_data={'vit_jax': ['py.typed', 'checkpoint/imagenet/*.txt']},
+    package_data={'vit_jax': ['py.typed', 'checkpoint/imagenet/*.txt', 'report/page.html']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -68,7 +68,7 @@ def test_what_the_wheel_holds(wheel):
         for path in (ROOT / folder).rglob('*.py')
     }
     expected = {re.sub('^configs/', 'vit_jax/configs/', name) for name in checkout}
-    expected.add('vit_jax/py.typed')
+    expected |= {'vit_jax/py.typed', 'vit_jax/report/page.html'}
     expected |= {f'vit_jax/checkpoint/imagenet/imagenet{n}k.txt' for n in (1, 21)}
     found = {name for name in names if '.dist-info/' not in name}
     assert found == expected

@@ -147,7 +147,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    asked, predictor, judgement = judge_checkpoint(args)
+    from vit_jax.predictor import Predictor
+
+    predictor = Predictor.load(commands.checkpoint_of(args), best=args.best)
+    asked, judgement = judge(args, predictor)
     metrics = judgement.metrics()
     if args.out is not None:
         for path in write(
@@ -219,25 +222,22 @@ def write(
     return files
 
 
-def judge_checkpoint(
-    args: argparse.Namespace,
-) -> tuple[dict[str, str], 'Predictor', 'Judgement']:
-    """Returns names of what is judged, the model, and the judgement; `args` of `main`.
+def judge(
+    args: argparse.Namespace, predictor: 'Predictor'
+) -> tuple[dict[str, str], 'Judgement']:
+    """Returns names of what is judged, and the judgement; `args` as in `main`.
 
     Raises:
-        ValueError: the checkpoint cannot be loaded, the dataset or the split is
-            unknown, or its classes are not those of the model.
+        ValueError: the dataset or the split is unknown, or its classes are not those
+            of the model.
     """
-    from vit_jax.judgement import judge
-    from vit_jax.predictor import Predictor
+    from vit_jax import judgement
 
-    reference = commands.checkpoint_of(args)
-    predictor = Predictor.load(reference, best=args.best)
     card = predictor.card
     dataset = commands.dataset_of(args, card)
     split = commands.split_of(args, card, dataset)
     source = dataset.source(split)
-    judgement = judge(
+    found = judgement.judge(
         predictor,
         source,
         label_map(source.class_names, card.class_names, card.num_classes),
@@ -245,9 +245,11 @@ def judge_checkpoint(
         num_workers=args.num_workers,
         skip_corrupt=args.skip_corrupt,
     )
-    name = args.dataset or card.source['dataset']
-    asked = {'checkpoint': str(reference), 'dataset': name, 'split': split}
-    return asked, predictor, judgement
+    return {
+        'checkpoint': str(commands.checkpoint_of(args)),
+        'dataset': args.dataset or card.source['dataset'],
+        'split': split,
+    }, found
 
 
 def label_map(

@@ -35,7 +35,7 @@ def render(summary: shapes.Summary, style: str = 'text') -> str:
                 rows.append([block, each, '', '', '', '', ''])
         rows.append(_row(layer, block))
     total = [
-        'total', '', '', f'{summary.parameters:,}', _count(summary.flops),
+        'total', '', '', f'{summary.parameters:,}', count(summary.flops),
         _bytes(sum(r.parameter_bytes * r.repeats for r in summary.layers)),
         _bytes(sum(r.output_bytes * r.repeats for r in summary.layers)),
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def _row(layer: shapes.Layer, block: str) -> list[str]:
         layer.what,
         _shape(layer.output),
         f'{layer.parameters:,}' if layer.parameters else '',
-        _count(layer.flops) if layer.flops else '',
+        count(layer.flops) if layer.flops else '',
         _bytes(layer.parameter_bytes) if layer.parameters else '',
         _bytes(layer.output_bytes),
     ]
@@ -77,7 +77,8 @@ def _shape(shape: Sequence[int]) -> str:
     return _TIMES.join(map(str, shape))
 
 
-def _count(number: int) -> str:
+def count(number: int) -> str:
+    """Returns a number in about three digits, with its unit: 17.6 G."""
     return _scaled(number, 1000, ['', 'k', 'M', 'G', 'T', 'P'])
 
 
@@ -86,7 +87,6 @@ def _bytes(number: int) -> str:
 
 
 def _scaled(number: float, step: int, units: Sequence[str]) -> str:
-    """Returns a number in about three digits, with its unit: 17.6 G."""
     power = 0
     while number >= step and power < len(units) - 1:
         number, power = number / step, power + 1

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -112,3 +113,33 @@ def png(figure: Figure) -> bytes:
 def save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure as PNG."""
     pathlib.Path(path).write_bytes(png(figure))
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Returns a figure as an SVG element to be put into a page.
+
+    It has no background and draws in the colour of the page's text, so that it is
+    seen on a dark page too; and it is as wide as there is room.
+
+    Args:
+        figure: what to draw.
+        name: unlike that of other figures of the page, in letters and digits.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({'svg.hashsalt': name}):
+        warnings.filterwarnings('ignore', message='Glyph .* missing')
+        metadata = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+        figure.savefig(file, format='svg', transparent=True, metadata=metadata)
+    text = file.getvalue()
+    root, body = re.fullmatch(r'.*?(<svg .*?>)(.*)', text, re.DOTALL).groups()
+    view = re.search(r'viewBox="[^"]+"', root)[0]
+    # matplotlib writes no colour where it is black.
+    body = body.replace('#000000', 'currentColor')
+    body = re.sub(r'((?: id="| xlink:href="#|url\(#))', rf'\1{name}-', body)
+    return (
+        f'<svg {view} role="img" fill="currentColor" '
+        'xmlns="http://www.w3.org/2000/svg" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -149,9 +150,10 @@ def attention_distance(found: Attention, model: str = '') -> Figure:
         ax.set_xlabel('layer')
         ax.set_ylabel('mean attention distance (pixels)')
         images = 'image' if num_images == 1 else 'images'
-        ax.set_title(f'{num_images} {images}', loc='left', color='0.35')
-        ax.axhline(even, color='0.4', linestyle='--', label='even attention')
-        ax.set_ylim(0, 1.08 * max(even, mean.max()))
+        ax.set_title(f'{num_images} {images}', loc='left', color='0.5')
+        ax.axhline(even, color='0.5', linestyle='--', label='even attention')
+        # A single patch is no pixel away from itself.
+        ax.set_ylim(0, 1.08 * max(even, mean.max()) or 1.0)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc='lower right')
     return figure
@@ -206,38 +208,61 @@ def rollout(
 
 def learning_curves(curves: Mapping[str, Curve], run: str = '') -> Figure:
     """Returns the metrics of a run over its steps; splits share a panel."""
-    found = panels(curves)
-    order = [*_TITLES]
-    names = sorted(
-        found, key=lambda name: order.index(name) if name in order else len(order)
-    )
-    # A run that skipped nothing has nothing to show there.
-    if 'skipped' in curves and len(names) > 1 and not curves['skipped'][1].any():
-        names.remove('skipped')
-    columns = min(2, len(names))
-    rows = math.ceil(len(names) / columns)
+    found = shown_panels(curves)
+    columns = min(2, len(found))
+    rows = math.ceil(len(found) / columns)
     with canvas(5 * columns, 2.9 * rows + 0.5) as figure:
         headline(figure, 'Learning curves', run)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax in axes[len(names) :]:
+        for ax in axes[len(found) :]:
             ax.set_axis_off()
-        for ax, name in zip(axes, names, strict=False):
-            for legend, curve in found[name].items():
-                steps, values = curves[curve]
-                # By its name, so that a split has one colour everywhere.
-                color = LINES[{'train': 0, 'val': 1}.get(legend, 2)]
-                marker = '.' if len(steps) < 40 else None
-                ax.plot(steps, values, color=color, marker=marker, label=legend)
-            ax.set_title(_TITLES.get(name, name), loc='left')
-            values = np.concatenate([curves[c][1] for c in found[name].values()])
-            # Not so if it ends at zero, or is nowhere finite.
-            if name == 'loss' and np.all(values[np.isfinite(values)] > 0):
-                ax.set_yscale('log')
-            if name in ('loss', 'accuracy'):
-                ax.legend()
-        for ax in axes[max(0, len(names) - columns) : len(names)]:
+        for ax, name in zip(axes, found, strict=False):
+            _draw_panel(ax, name, found[name], curves)
+        for ax in axes[max(0, len(found) - columns) : len(found)]:
             ax.set_xlabel('step')
     return figure
+
+
+def learning_curve(curves: Mapping[str, Curve], name: str) -> Figure:
+    """Returns one panel of the learning curves; `shown_panels` names them."""
+    with canvas(5, 3) as figure:
+        ax = figure.subplots()
+        _draw_panel(ax, name, shown_panels(curves)[name], curves)
+        ax.set_xlabel('step')
+    return figure
+
+
+def shown_panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, str]]:
+    """Returns the panels that say something, as `curves.panels`, what matters first."""
+    found = panels(curves)
+    # A run that skipped nothing has nothing to show there.
+    if 'skipped' in curves and len(found) > 1 and not curves['skipped'][1].any():
+        del found['skipped']
+    order = [*_TITLES]
+    return {
+        name: found[name]
+        for name in sorted(
+            found, key=lambda name: order.index(name) if name in order else len(order)
+        )
+    }
+
+
+def _draw_panel(
+    ax: Any, name: str, legends: Mapping[str, str], curves: Mapping[str, Curve]
+) -> None:
+    for legend, curve in legends.items():
+        steps, values = curves[curve]
+        # By its name, so that a split has one colour everywhere.
+        color = LINES[{'train': 0, 'val': 1}.get(legend, 2)]
+        marker = '.' if len(steps) < 40 else None
+        ax.plot(steps, values, color=color, marker=marker, label=legend)
+    ax.set_title(_TITLES.get(name, name), loc='left')
+    values = np.concatenate([curves[c][1] for c in legends.values()])
+    # Not so if it ends at zero, or is nowhere finite.
+    if name == 'loss' and np.all(values[np.isfinite(values)] > 0):
+        ax.set_yscale('log')
+    if name in ('loss', 'accuracy'):
+        ax.legend()
 
 
 def _spaced(number: int) -> Shaped[np.ndarray, ' m']:

@@ -18,7 +18,7 @@ from vit_jax.visualize.drawing import (
 
 # With more classes a confusion matrix has no names beside it, or is not drawn at all.
 _NAMED = 40
-_DRAWN = 400
+MAX_DRAWN = 400
 # Numbers are written into the cells of a confusion matrix of so few classes.
 _COUNTED = 12
 _MISTAKES = 24
@@ -32,7 +32,7 @@ def all_figures(judgement: Judgement, predictor: Predictor) -> dict[str, Figure]
         predictor: the model.
     """
     found = {'calibration': calibration(judgement)}
-    if len(judgement.class_names) <= _DRAWN:
+    if len(judgement.class_names) <= MAX_DRAWN:
         found['confusion'] = confusion(judgement)
     if len(judgement.mistakes()):
         found['mistakes'] = mistakes(judgement, predictor)
@@ -45,7 +45,9 @@ def confusion(judgement: Judgement) -> Figure:
     total = counts.sum(axis=1, keepdims=True)
     parts = counts / np.maximum(total, 1)
     number = len(counts)
-    side = min(9.0, max(4.0, 2.2 + 0.34 * number))
+    names = [shortened(name) for name in judgement.class_names]
+    room = 0.085 * max(map(len, names)) if number <= _NAMED else 0.0
+    side = min(9.0, max(3.2, 1.4 + 0.34 * number)) + room
     with canvas(side + 0.9, side) as figure:
         headline(figure, 'Confusion matrix')
         ax = figure.subplots()
@@ -54,11 +56,12 @@ def confusion(judgement: Judgement) -> Figure:
         ax.set_xlabel('predicted class')
         ax.set_ylabel('class')
         if number <= _NAMED:
-            ax.set_xticks(range(number), judgement.class_names, rotation=90)
-            ax.set_yticks(range(number), judgement.class_names)
+            ax.set_xticks(range(number), names, rotation=90)
+            ax.set_yticks(range(number), names)
         if number <= _COUNTED:
             for i, j in np.argwhere(counts):
-                color = 'black' if parts[i, j] > 0.6 else 'white'
+                # Not quite black, which would turn with the colour of a page.
+                color = '#101010' if parts[i, j] > 0.6 else 'white'
                 ax.text(
                     j, i, str(counts[i, j]), ha='center', va='center', color=color
                 )  # fmt: skip
@@ -77,7 +80,7 @@ def calibration(judgement: Judgement) -> Figure:
         headline(figure, 'Calibration')
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         upper.set_title(f'expected calibration error {error:.2%}', loc='left')
-        upper.plot([0, 1], [0, 1], color='0.4', linestyle='--', label='calibrated')
+        upper.plot([0, 1], [0, 1], color='0.5', linestyle='--', label='calibrated')
         upper.bar(middle[some], accuracy[some], 0.9 * width[some], color=LINES[0])
         upper.plot(
             confidence[some], accuracy[some], 'o', color=LINES[1], markersize=4,

@@ -1,0 +1,118 @@
+"""python -m vit_jax.report RUN_DIR: one HTML file about a run.
+
+Configuration, learning curves, results, confusion matrix, the worst mistakes with
+attention over them, what the model has learned, and what it takes to repeat the run.
+The file holds everything it shows: it can be sent by mail and opened without a network.
+Of a run under way, it says how far that is.
+"""
+
+import argparse
+import importlib.resources
+import pathlib
+import sys
+from typing import Any
+
+from vit_jax import commands
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the report of a run; returns the exit code.
+
+    0: done; 1: done, but some images do not decode; 2: the user's error.
+    """
+    summary, _, details = __doc__.partition('\n\n')
+    parser = argparse.ArgumentParser(
+        prog='python -m vit_jax.report',
+        description=summary.partition(': ')[2],
+        epilog=details,
+    )
+    commands.add_checkpoint(parser)
+    parser.add_argument('--out', metavar='FILE', help='default: RUN_DIR/report.html')
+    commands.add_dataset(parser)
+    commands.add_batches(parser)
+    args = parser.parse_args(argv)
+    return commands.run('report', lambda: write(args))
+
+
+def write(args: argparse.Namespace) -> int:
+    """Writes a report; `args` as in `main`.
+
+    Raises:
+        ValueError: it is no run directory, or a library is missing.
+    """
+    from vit_jax.data import sources
+
+    for library in ('matplotlib', 'jinja2'):  # before any work
+        sources.require(library, purpose='a report', install="'vit_jax[plot]'")
+
+    from vit_jax.checkpoint import atomic
+    from vit_jax.report import contents
+
+    run_dir = pathlib.Path(commands.checkpoint_of(args)).expanduser()
+    values = contents.run_part(run_dir)
+    code = 0
+    if values['finished']:
+        more, code = _model_and_judgement(args)
+        values |= more
+    out = pathlib.Path(args.out).expanduser() if args.out else run_dir / 'report.html'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(out) as file:
+        file.write(render(values).encode())
+    print(out)
+    return code
+
+
+def render(values: dict[str, Any]) -> str:
+    """Returns the page that shows these values; see `contents`."""
+    import jinja2
+
+    from vit_jax import summary
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters['count'] = summary.count
+    environment.filters['number'] = _number
+    environment.filters['percent'] = _percent
+    text = (importlib.resources.files('vit_jax.report') / 'page.html').read_text()
+    return environment.from_string(text).render(values)
+
+
+def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """Returns what a finished run shows besides its directory, and the exit code."""
+    from vit_jax import evaluate
+    from vit_jax.predictor import Predictor
+    from vit_jax.report import contents
+
+    predictor = Predictor.load(commands.checkpoint_of(args), best=args.best)
+    values = {'which': 'best' if args.best else 'last'}
+    values |= contents.model_part(predictor)
+    try:
+        asked, judgement = evaluate.judge(args, predictor)
+    except (ValueError, OSError) as error:
+        # The data may be gone; the rest of the report is still worth having.
+        if args.dataset or args.split:
+            raise
+        print(f'report: without judging the model again: {error}', file=sys.stderr)
+        return values | {'not_judged': str(error)}, 1
+    values['judged'] = asked | contents.judged_part(predictor, judgement)
+    return values, int(judgement.num_skipped > 0)
+
+
+def _number(value: Any) -> str:
+    """Returns a number as people read it."""
+    if isinstance(value, float):
+        return f'{value:.4f}'
+    return f'{value:,}' if isinstance(value, int) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    """Returns a part of one in percent; nothing divided by nothing is a dash."""
+    return '-' if value is None else f'{value:.2%}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())
