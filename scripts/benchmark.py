@@ -3,6 +3,7 @@
     python scripts/benchmark.py input            # the input pipeline
     python scripts/benchmark.py input --json     # the same as JSON
     python scripts/benchmark.py train            # the training loop, and its start
+    python scripts/benchmark.py predict          # files to probabilities
 
 What is compared runs alternately in one process, so that whoever shares the machine
 disturbs both alike. Ratios are formed within each pair of runs; the table shows their
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import numpy as np
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = parser.add_subparsers(dest='part', required=True)
     add_input(parts)
     add_train(parts)
+    add_predict(parts)
     args = parser.parse_args(argv)
     report = {'machine': machine(), 'cores': available_cores(), 'part': args.part}
     report['rows'] = args.run(args)
@@ -285,6 +287,104 @@ def loop_and_step_rates(args: argparse.Namespace) -> tuple[list[float], list[flo
         with mock.patch.object(train, 'training_steps', held):
             train.train_and_evaluate(config, f'{folder}/run')
     return loop, alone[1:]
+
+
+def add_predict(parts: argparse._SubParsersAction) -> None:
+    """Adds the part `predict` to the command line."""
+    parser = parts.add_parser(
+        'predict', help='JPEG files to probabilities, against the bare model'
+    )
+    parser.add_argument('--model', default='ViT-S_16')
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--size', type=int, default=224, help='of the square images')
+    parser.add_argument('--images', type=int, default=1000, help='500 by 375')
+    parser.add_argument('--dtype', default='float32', help='of the computation')
+    parser.add_argument(
+        '--workers', type=int, default=0, help='worker processes; 0: threads'
+    )
+    parser.add_argument('--repeats', type=int, default=3, help='pairs of timed runs')
+    parser.add_argument('--json', action='store_true')
+    parser.set_defaults(run=run_predict)
+
+
+def run_predict(args: argparse.Namespace) -> list[dict]:
+    """Compares `Predictor.outputs` with the compiled model, and the reading with both.
+
+    The model computes the same batches, which wait on its devices, one after another.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from vit_jax import data, models, sharding
+    from vit_jax.checkpoint import ModelCard
+    from vit_jax.data import photos
+    from vit_jax.predictor import Predictor
+
+    config = models.get_config(args.model)
+    model = models.from_config(config, num_classes=1000, dtype=args.dtype)
+    size = (args.size, args.size)
+    images = jnp.zeros((1, *size, 3))
+    params = model.init(jax.random.key(0), images, train=False)['params']
+    predictor = Predictor(model, params, ModelCard(config.to_dict(), 1000, size))
+
+    @jax.jit
+    def bare(params, images):
+        logits = model.apply({'params': params}, images, train=False)
+        return logits, jax.nn.softmax(logits)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = Photos().files
+        for i in range(args.images):
+            pathlib.Path(folder, f'{i}.jpg').write_bytes(files[i % len(files)])
+        source = photos.Photos(folder)
+        batch = -(-min(args.batch, len(source)) // predictor.mesh.size)
+        batch *= predictor.mesh.size
+
+        def read() -> Iterator[dict]:
+            return data.eval_batches(
+                source, batch=batch, size=size, num_workers=args.workers
+            )
+
+        rows = sharding.batch_sharding(predictor.mesh)
+        fixed = [
+            sharding.to_devices({'image': found['image']}, rows)['image']
+            for found in read()
+        ]
+
+        def predicting() -> float:
+            start = time.perf_counter()
+            found = predictor.outputs(
+                source,
+                ('logits', 'probabilities'),
+                batch=batch,
+                num_workers=args.workers,
+            )
+            count = sum(len(out['index']) for out in found)
+            return count / (time.perf_counter() - start)
+
+        def alone() -> float:
+            start = time.perf_counter()
+            for images in fixed:
+                result = bare(predictor.params, images)
+            jax.block_until_ready(result)
+            return len(source) / (time.perf_counter() - start)
+
+        def reading() -> float:
+            start = time.perf_counter()
+            for _ in read():
+                pass
+            return len(source) / (time.perf_counter() - start)
+
+        # Compiles.
+        jax.block_until_ready(bare(predictor.params, fixed[0]))
+        first = data.Picked(source, range(min(batch, len(source))))
+        for _ in predictor.outputs(first, ('logits', 'probabilities'), batch=batch):
+            pass
+        name = f'{args.model}, batch {batch}'
+        return [
+            compare(f'predict against bare {name}', predicting, alone, args.repeats),
+            compare(f'reading alone against bare {name}', reading, alone, 1),
+        ]
 
 
 def seconds_to_first_step() -> float:

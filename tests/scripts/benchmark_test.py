@@ -47,3 +47,19 @@ def test_train():
     loop, start = json.loads(result.stdout)['rows']
     assert 0 < loop['ratio_range'][0] <= loop['ratio'] <= loop['ratio_range'][1]
     assert 1 < start['seconds'][0] < 120
+
+
+def test_predict():
+    sizes = ['--model', 'testing', '--size', '32', '--images', '20', '--batch', '8']
+    result = subprocess.run(
+        [sys.executable, SCRIPT, 'predict', *sizes, '--repeats', '2', '--json'],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, 'PYTHONPATH': ':'.join(sys.path), 'JAX_PLATFORMS': 'cpu'},
+    )
+    predict, reading = json.loads(result.stdout)['rows']
+    assert predict['name'] == 'predict against bare testing, batch 8'
+    assert 0 < predict['ratio_range'][0] <= predict['ratio']
+    assert reading['rate'] > 0
+    assert reading['against'] > 0
