@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax import checkpoint, export
+from vit_jax import checkpoint, export, preprocessing
 from vit_jax.checkpoint import ModelCard
 from vit_jax.data import ops
 
@@ -205,9 +205,8 @@ def test_resize_is_that_of_evaluation(old, shorter):
     else:
         wanted = ops.ResizeShorter(shorter)(x.astype('f'))
         wanted = ops.CentreCrop(IMAGE_SIZE)(wanted)
-    found = jax.jit(export.resize, static_argnums=(1, 2))(x[None], IMAGE_SIZE, shorter)[
-        0
-    ]
+    resize = jax.jit(preprocessing.resize, static_argnums=(1, 2))
+    found = resize(x[None], IMAGE_SIZE, shorter)[0]
     # Of 255: OpenCV rounds the positions too, more with other instruction sets.
     np.testing.assert_allclose(found, wanted, rtol=0, atol=0.05)
     assert np.abs(found - wanted).mean() < 0.005
@@ -459,6 +458,7 @@ def test_without_the_libraries(model_dir, tmp_path, monkeypatch, capsys):
         (VIT, 'normalize', 'beside'),
         ({**VIT, 'gelu': 'exact', 'classifier': 'gap'}, 'none', 'inside'),
         (MIXER, 'normalize', 'inside'),
+        (HYBRID, 'none', 'inside'),
     ],
 )
 def test_onnx(config, preprocessing, weights, tmp_path):

@@ -25,6 +25,7 @@ ALLOWED = {
     'interruption': set(),
     'commands': {'checkpoint', 'data'},
     'convert': {'checkpoint', 'commands'},
+    'preprocessing': {'checkpoint', 'data'},
     'predictor': {'checkpoint', 'data', 'models', 'sharding'},
     'shapes': set(),
     'judgement': {'data', 'predictor'},

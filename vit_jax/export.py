@@ -33,18 +33,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float, Int, Shaped, UInt8
+from jaxtyping import Array, Shaped
 
 from vit_jax import checkpoint, commands
 from vit_jax.checkpoint import atomic, safetensors
-from vit_jax.models import fields, vit
+from vit_jax.models import fields
+from vit_jax.preprocessing import check_resize, normalize, resize
 
 FORMATS = ('stablehlo', 'onnx')
 PREPROCESSING = ('none', 'normalize', 'resize')
@@ -188,97 +187,10 @@ def serving_function(
         # alone; weights beside the artifact are arguments, as in the model.)
         params = jax.lax.optimization_barrier(dict(params))
         tree = traverse_util.unflatten_dict(params, sep='/')
-        with _any_batch():
-            found = predictor._all_outputs(tree, images)
+        found = predictor.all_outputs(tree, images)
         return {name: found[name] for name in outputs}
 
     return serve
-
-
-def normalize(
-    images: UInt8[Array, 'b h w c'], card: checkpoint.ModelCard
-) -> Float[Array, 'b h w c']:
-    """Returns pixels as the model takes them, to the bit what evaluation makes of them.
-
-    Looked up, because compilers divide by multiplying.
-    """
-    from vit_jax.data import ops
-
-    channels = images.shape[-1]
-    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
-    table = jnp.asarray(ops.ValueRange(card.mean, card.std)(values))
-    return table[images.astype(jnp.int32), jnp.arange(channels)]
-
-
-def check_resize(card: checkpoint.ModelCard) -> None:
-    """Raises a ValueError if `resize` does not do what evaluation does for this card.
-
-    A crop that is larger than the image after the resize is enlarged once more there.
-    """
-    if card.resize is not None and card.resize < max(card.image_size):
-        raise ValueError(
-            f'the card resizes to {card.resize} pixels and then enlarges that to '
-            f'{card.image_size}: --preprocessing resize does not'
-        )
-
-
-def resize(
-    images: UInt8[Array, 'b h w c'], size: tuple[int, int], shorter: int | None
-) -> Float[Array, 'b new_h new_w c']:
-    """Returns images as evaluation resizes and crops them; see data/ops.py.
-
-    Bilinear, half-pixel centres, no antialiasing. The positions are exact fractions, so
-    that height and width may be symbolic. OpenCV, which evaluation uses, rounds them
-    and the sums in its own ways: measured on x86 it differs by at most 5e-5 where white
-    is 255, and not at all where sizes are doubled or halved.
-
-    Args:
-        images: pixels.
-        size: (height, width) of the result.
-        shorter: resize the shorter side to this many pixels, then crop the centre;
-            None: resize height and width to `size`.
-
-    Returns:
-        float32 from 0 to 255.
-    """
-    old = [jnp.asarray(n, jnp.int32) for n in images.shape[1:3]]
-    new = list(size)
-    if shorter is not None:
-        new = [_round(n * shorter, jnp.minimum(*old)) for n in old]
-    top, bottom, down = _neighbours(old[0], new[0], size[0])
-    left, right, along = _neighbours(old[1], new[1], size[1])
-    down, along = down[:, None, None], along[:, None]
-
-    def row(y: Int[Array, ' new_h']) -> Float[Array, 'b new_h new_w c']:
-        x = images[:, y]
-        return (1 - along) * x[:, :, left] + along * x[:, :, right]
-
-    return (1 - down) * row(top) + down * row(bottom)
-
-
-def _neighbours(
-    old: Int[Array, ''], new: Int[Array, ''] | int, size: int
-) -> tuple[Int[Array, ' n'], Int[Array, ' n'], Float[Array, ' n']]:
-    """Returns what is mixed along one axis, resized from old to new and cropped.
-
-    Two indices for each of `size` pixels, and the weight of the second.
-    """
-    # Pixel i of the new ones has its centre at (i + 1/2) old / new - 1/2 of the old.
-    # From the middle it is offset / 2 old / new away, and small enough for int32.
-    offset = 2 * (jnp.arange(size, dtype=jnp.int32) + (new - size) // 2) + 1 - new
-    whole, rest = jnp.divmod(offset * old, new)
-    twice = old - 1 + whole
-    first = twice // 2
-    weight = ((twice % 2) * new + rest).astype(jnp.float32) / (2 * jnp.float32(new))
-    return jnp.clip(first, 0, old - 1), jnp.clip(first + 1, 0, old - 1), weight
-
-
-def _round(above: Int[Array, ''], below: Int[Array, '']) -> Int[Array, '']:
-    """Returns above / below rounded, halves to even, as Python does."""
-    whole = above // below
-    rest = 2 * (above - whole * below)
-    up = (rest > below) | ((rest == below) & (whole % 2 == 1))
-    return jnp.where(up, whole + 1, whole)
 
 
 def _images(predictor: Any, preprocessing: str) -> tuple[tuple[int | str, ...], str]:
@@ -389,17 +301,6 @@ def _described(outputs: Mapping[str, Any]) -> dict[str, Any]:
         }
         for name, x in outputs.items()
     }
-
-
-@contextlib.contextmanager
-def _any_batch() -> Iterator[None]:
-    """Lets models/vit.py be traced for a batch size that is a symbol.
-
-    It asks len(x), which Python wants to be a number. To be removed when that line says
-    x.shape[0], which is the same.
-    """
-    with mock.patch.object(vit, 'len', lambda x: x.shape[0], create=True):
-        yield
 
 
 @contextlib.contextmanager

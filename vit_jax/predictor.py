@@ -96,7 +96,7 @@ class Predictor:
         'probabilities', if the model has a head.
         """
         image = jax.ShapeDtypeStruct((1, *self._image_shape()), jnp.float32)
-        outputs = jax.eval_shape(self._all_outputs, self.params, image)
+        outputs = jax.eval_shape(self.all_outputs, self.params, image)
         return {name: x.shape[1:] for name, x in outputs.items()}
 
     def outputs(
@@ -165,14 +165,21 @@ class Predictor:
         if names not in self._compiled:
 
             def compute(params: Any, images: Float[Array, 'b h w c']) -> Mapping:
-                outputs = self._all_outputs(params, images)
+                outputs = self.all_outputs(params, images)
                 return {name: outputs[name] for name in names}
 
             self._compiled[names] = jax.jit(compute)
         return self._compiled[names]
 
-    def _all_outputs(self, params: Any, images: Float[Array, 'b h w c']) -> Mapping:
-        """Returns every output by name; the compiler drops what nobody asks for."""
+    def all_outputs(self, params: Any, images: Float[Array, 'b h w c']) -> Mapping:
+        """Returns every output by name, to be compiled with what is done to them.
+
+        The compiler drops what nobody asks for.
+
+        Args:
+            params: of the model.
+            images: as the model takes them.
+        """
         result, state = self.model.apply(
             {'params': params}, images, train=False, mutable=[INTERMEDIATES]
         )

@@ -160,7 +160,7 @@ class ResNetRoot(nn.Module):
         width = int(64 * self.width_factor)
         x = numerics.conv(width, 7, 2, name='conv_root')(x)
         x = nn.relu(numerics.group_norm('gn_root')(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding='SAME')
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding='SAME')
         for i, num_units in enumerate(self.num_layers):
             stage = ResNetStage(
                 num_units,

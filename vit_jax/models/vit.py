@@ -246,7 +246,7 @@ class VisionTransformer(nn.Module):
         if num_prefix_tokens(self):
             shape = (1, 1, self.hidden_size)
             cls = self.param('cls', nn.initializers.zeros, shape).astype(self.dtype)
-            x = jnp.concatenate([jnp.tile(cls, (len(x), 1, 1)), x], axis=1)
+            x = jnp.concatenate([jnp.tile(cls, (x.shape[0], 1, 1)), x], axis=1)
 
         encoder = Encoder(
             **self.transformer,
