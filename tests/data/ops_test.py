@@ -1,5 +1,7 @@
 import io
 import pickle
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -131,6 +133,32 @@ class TestDecode:
             at = plain.rindex(marker)
             decoded = ops.decode(plain[:at] + b'\1\2\3' + plain[at:])
             np.testing.assert_allclose(decoded.astype(int), ops.decode(plain), atol=8)
+
+    @pytest.mark.parametrize('file_format', ['JPEG', 'PNG'])
+    def test_too_large_to_be_decoded(self, file_format):
+        """Told by the header alone: nothing is allocated for the pixels."""
+        file = io.BytesIO()
+        Image.new('L', (20_000, 10)).save(file, file_format)
+        whole = file.getvalue()
+        if file_format == 'PNG':  # width and height, in the chunk after the signature
+            broken = whole[:20] + (20_000).to_bytes(4, 'big') + whole[24:]
+            header = broken[12:29]
+            crc = zlib.crc32(header).to_bytes(4, 'big')
+            broken = broken[:29] + crc + broken[33:]
+        else:  # height and width in the start of frame
+            at = whole.index(b'\xff\xc0') + 5
+            broken = whole[:at] + (20_000).to_bytes(2, 'big') + whole[at + 2 :]
+        assert ops.decode(whole).shape == (10, 20_000, 3)
+        tracemalloc.start()
+        with pytest.raises(ops.UndecodableImage, match=r'wall.*make it smaller'):
+            ops.decode(broken, 'wall')
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+        tracemalloc.stop()
+
+    def test_one_pixel(self):
+        file = io.BytesIO()
+        Image.new('RGB', (1, 1), (1, 2, 3)).save(file, 'PNG')
+        assert ops.decode(file.getvalue()).tolist() == [[[1, 2, 3]]]
 
     @pytest.mark.parametrize('file_format', ['JPEG', 'PNG', 'WEBP', 'GIF', 'TIFF'])
     def test_truncated(self, photo, file_format):

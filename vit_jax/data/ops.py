@@ -23,6 +23,9 @@ from PIL import Image
 _JPEG = b'\xff\xd8'
 _NPY = b'\x93NUMPY'
 _ORIENTATION = 0x0112  # the EXIF tag
+# Larger images are refused: decoded they would take half a gigabyte and more in each
+# thread. This is where Pillow refuses, too (twice its MAX_IMAGE_PIXELS).
+MAX_PIXELS = 178_956_970
 # libjpeg's warnings about bytes between segments, after which the picture is whole.
 # TensorFlow decodes such files silently. Any other warning means damaged pixels.
 _HARMLESS = re.compile('extraneous bytes before marker|JFIF revision|Adobe color')
@@ -78,7 +81,7 @@ def decode(data: bytes, name: str = '') -> UInt8[np.ndarray, 'h w 3']:
 
     Raises:
       UndecodableImage: unknown format, truncated or damaged file, floating-point
-        pixels.
+        pixels, more than `MAX_PIXELS`.
     """
     if data.startswith(_JPEG):
         return _orient(_decode_jpeg(data, name), _jpeg_orientation(data))
@@ -138,6 +141,11 @@ def _with_axis(image: Shaped[np.ndarray, '...']) -> Shaped[np.ndarray, 'h w c']:
 
 
 def _decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        height = width = 0  # what is wrong with it is told below
+    _check_size(height, width, name)
     # The fast integer DCT with smooth chroma upsampling is TensorFlow's default.
     try:
         return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True)
@@ -150,11 +158,21 @@ def _decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
         return _decode_other(data, name)
 
 
+def _check_size(height: int, width: int, name: str) -> None:
+    if height * width > MAX_PIXELS:
+        raise UndecodableImage(
+            name,
+            f'it has {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,} in '
+            'all: make it smaller',
+        )
+
+
 def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     if not data:
         raise UndecodableImage(name, 'the file is empty')
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _check_size(image.height, image.width, name)
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
             if image.mode == 'I' or image.mode.startswith('I;16'):
@@ -167,6 +185,8 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
                 array = np.asarray(image.convert('RGB'))
     except UndecodableImage:
         raise
+    except Image.DecompressionBombError as error:  # before its size can be asked for
+        raise UndecodableImage(name, f'{error}: make it smaller') from error
     except Image.UnidentifiedImageError:
         reason = f'no known image format begins with {data[:12]!r}'
         raise UndecodableImage(name, reason) from None
