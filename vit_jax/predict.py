@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from vit_jax import commands
 
 if TYPE_CHECKING:  # so that --help answers at once
-    from vit_jax import data
     from vit_jax.data.photos import Photos
     from vit_jax.predictor import Predictor
 
@@ -204,15 +203,13 @@ def answers(
     """
     import numpy as np
 
-    from vit_jax import checkpoint
     from vit_jax.predictor import top
 
-    channels = checkpoint.num_channels(predictor.params)
     names = predictor.card.class_names
 
     def broken(start: int, stop: int) -> Iterator[Answer]:
         for i in range(start, stop):
-            yield Answer(photos.names[i], reason=_why(photos, i, channels))
+            yield Answer(photos.names[i], reason=_why(predictor, photos, i))
 
     done = 0
     for found in predictor.outputs(
@@ -241,13 +238,13 @@ def answers(
     yield from broken(done, len(photos))
 
 
-def _why(photos: 'data.Source', index: int, channels: int) -> str:
+def _why(predictor: 'Predictor', photos: 'Photos', index: int) -> str:
     """Returns why a photo was left out, by reading it once more."""
     from vit_jax import data
 
     try:
-        example = photos[index]
-        data.pixels(example['image'], example['name'], channels)
+        for _ in predictor.outputs(data.Picked(photos, [index]), ('logits',)):
+            pass
     except data.UndecodableImage as error:
         return error.reason
     return 'it could not be read when its turn came, but can be now'
