@@ -251,13 +251,19 @@ def test_extreme_sizes(run_dir, tmp_path, capsys):
     Image.new('L', (1, 1), 7).save(tmp_path / 'dot.jpg')
     # 400 million pixels, in a file of 50 kB.
     Image.new('1', (20_000, 20_000)).save(tmp_path / 'wall.png')
+    Image.new('L', (20_000, 1)).save(tmp_path / 'wall.jpg')
+    wall = (tmp_path / 'wall.jpg').read_bytes()
+    at = wall.index(b'\xff\xc0') + 5  # of the height, in the start of frame
+    wall = wall[:at] + (20_000).to_bytes(2, 'big') + wall[at + 2 :]
+    (tmp_path / 'wall.jpg').write_bytes(wall)
     assert main([str(run_dir), str(tmp_path), '--format', 'json']) == 1
     out, err = capsys.readouterr()
     names = [str(tmp_path / name) for name in ('dot.jpg', 'dot.png')]
     assert list(as_json(out)) == names
-    told, _ = err.splitlines()
-    assert told.startswith(f'predict: {tmp_path / "wall.png"}: ')
-    assert re.search('400000000 pixels|20,000 x 20,000 pixels', told)
+    *told, _ = err.splitlines()
+    for name, line in zip(('wall.jpg', 'wall.png'), told, strict=True):
+        assert line.startswith(f'predict: {tmp_path / name}: ')
+        assert re.search('400000000 pixels|20,000 x 20,000 pixels', line)
 
 
 def test_addresses(run_dir, album, monkeypatch, capsys):
