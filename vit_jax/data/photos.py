@@ -210,7 +210,11 @@ def _why(error: Exception) -> str:
         return f'the server sent nothing for {TIMEOUT:g} seconds'
     if 'incomplete' in text.lower():
         return 'the connection broke before the end'
-    return f'the server cannot be reached ({text[:200]})'
+    # Libraries wrap what the system said, and each repeats the address.
+    cause: BaseException = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    return f'the server cannot be reached ({getattr(cause, "strerror", "") or text})'
 
 
 def _find(path: str) -> list[str]:
