@@ -11,9 +11,15 @@ above 97 % (docs/benchmarks.md has the figures).
 
 fine-tunes that run's model.npz at twice the resolution: position embeddings are
 resized, the head is new. It takes about as long.
+
+    python -m vit_jax.main --config=configs/quickstart.py:probe \
+        --workdir=runs/quickstart-probe
+
+trains nothing but a new head on that run's features, which is a matter of seconds.
 """
 
 from ml_collections import ConfigDict
+from vit_jax.configs import linear_probe
 
 from vit_jax import config as config_lib
 
@@ -22,7 +28,8 @@ def get_config(stage: str = 'scratch') -> ConfigDict:
     """Returns the recipe.
 
     Args:
-        stage: 'scratch', or 'finetune' for the continuation at twice the resolution.
+        stage: 'scratch'; 'finetune' for the continuation at twice the resolution; or
+            'probe' for a new head on its features.
     """
     config = config_lib.default()
     config.dataset = 'digits'
@@ -66,9 +73,16 @@ def get_config(stage: str = 'scratch') -> ConfigDict:
         config.total_steps = 300
         config.warmup_steps = 30
         config.base_lr = 5e-4
+    elif stage == 'probe':
+        config.pretrained = 'runs/quickstart/model.npz'
+        config.pp.crop = 16
+        config.total_steps = 300
+        config.warmup_steps = 30
+        linear_probe.probe(config)
     else:
         raise ValueError(
-            f'quickstart.py:{stage}: the stage is scratch (the default) or finetune.'
+            f'quickstart.py:{stage}: the stage is scratch (the default), finetune or '
+            'probe.'
         )
     config.checkpoint_every = 500
     config.progress_every = 50

@@ -21,7 +21,7 @@ ALLOWED = {
     'data': {'data'},
     'config': {'models'},
     'sharding': set(),
-    'optim': set(),
+    'optim': {'models'},
     'interruption': set(),
     'commands': {'checkpoint', 'data'},
     'convert': {'checkpoint', 'commands'},

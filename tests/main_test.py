@@ -9,7 +9,8 @@ from vit_jax import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
-    'quickstart.py': ['', ':finetune'],
+    'linear_probe.py': [':b16,cifar10', ':r_ti16,/some/photos'],
+    'quickstart.py': ['', ':finetune', ':probe'],
     'vit.py': [':b16,cifar10', ':r50_l32,imagenet2012', ':ViT-Ti_16,/some/photos'],
     'mixer.py': [':b16,cifar10', ':Mixer-L_16,/some/photos'],
     'augreg.py': [
@@ -139,7 +140,7 @@ def test_pretrained_follows_its_directory():
         (['--config=vti.py:b16,cifar10'], r'no recipe vti\.py.*Did you mean vit\.py'),
         (['--config=vit.py:b61,cifar10'], r'b61.*ViT-B_16'),
         (['--config=vit.py:b16'], 'expected a model and a dataset'),
-        (['--config=quickstart.py:half'], 'scratch .* or finetune'),
+        (['--config=quickstart.py:half'], 'scratch .* or probe'),
         (['--config=augreg.py:B16'], 'B_16'),
         (['--config=quickstart.py', '--config.bacth=3'], r'bacth.*Did you mean batch'),
         (['--config=quickstart.py', '--config.pp.trian=x'], r'pp\.trian.*pp\.train'),

@@ -92,6 +92,19 @@ def test_how_it_is_computed_may_change(opened, tmp_path):
     assert run.config()['num_workers'] == 3
 
 
+def test_a_run_from_before_a_key_existed_goes_on(opened, tmp_path):
+    """It was made with what is the default of the key now."""
+    opened(tmp_path)
+    path = tmp_path / 'config.json'
+    config = json.loads(path.read_text())
+    for key in ('layer_decay', 'frozen'):
+        del config[key]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r'layer_decay: 1\.0 there, 0\.5 now'):
+        opened(tmp_path, resume=True, layer_decay=0.5)
+    opened(tmp_path, resume=True)
+
+
 def test_all_differences_are_listed_with_both_values_and_nothing_is_changed(
     opened, tmp_path
 ):

@@ -20,10 +20,11 @@ The map of the package, in the order in which data flows:
     train_step   one step, and the steps one after another
     train        the story of a run; fine_tuning: the same in one call
     workdir      the run directory; metrics, interruption: what is told, and signals
-    evaluate     every example exactly once
-    predictor    a model that can be asked
+    predictor    a model that can be asked; predict: the likeliest classes of photos
+    evaluate     every example exactly once; judgement: what follows from it
     convert      weights in another format; export: an artifact that runs alone
     visualize    what a model has learned; summary, shapes: what it does, by layer
+    report       one HTML file about a run
     commands     what the commands share
 """
 

@@ -12,6 +12,7 @@ workers, paths, logging). Resuming a run compares the *what* keys alone.
 import contextlib
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -161,6 +162,12 @@ def default() -> ConfigDict:
     config.optim_dtype = 'bfloat16'
     # Decay of the kernels (not of biases, scales, tokens and position embeddings).
     config.weight_decay = 0.0
+    # A regular expression: parameters in whose names it is found are not trained, as
+    # '^(?!head/)', all but the head, or 'embedding|encoderblock_[0-5]/'. '': all are.
+    config.frozen = ''
+    # The learning rate of each layer is that of the next one times this (Bao et al.,
+    # 2022); the head has base_lr. 1: all have.
+    config.layer_decay = 1.0
 
     # In steps; 0 switches it off.
     config.eval_every = 100
@@ -443,6 +450,18 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
         )
     if not 0 <= config.seed < 2**32:
         raise ValueError(f'config.seed is {config.seed}; it must be from 0 to 2³² - 1.')
+    if not 0 < config.layer_decay <= 1:
+        raise ValueError(
+            f'config.layer_decay is {config.layer_decay}; it must be above 0 and at '
+            'most 1, which is without decay.'
+        )
+    try:
+        re.compile(config.frozen)
+    except re.error as error:
+        raise ValueError(
+            f'config.frozen is {config.frozen!r}, which is no regular expression: '
+            f'{error}.'
+        ) from error
     if config.early_stop and not (config.eval_every and config.pp.val is not None):
         raise ValueError(
             'config.early_stop watches val, but '

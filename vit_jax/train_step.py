@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
+from vit_jax import optim
 from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
 
 Batch = Mapping[str, Any]  # of arrays
@@ -113,6 +114,33 @@ def accumulate_gradient(
     return jax.tree.map(lambda x: x / accum_steps, total)
 
 
+def _split(params: PyTree, factors: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns what is trained and what is not, each with None for the other.
+
+    What is not trained is not differentiated for, so that nothing is computed beyond
+    the first layer that is.
+    """
+    if factors is None:
+        return params, None
+    trained = optim.is_trained(factors)
+    return tuple(
+        jax.tree.map(lambda x, t, want=want: x if t == want else None, params, trained)
+        for want in (True, False)
+    )
+
+
+def _join(trained: PyTree, kept: PyTree) -> PyTree:
+    """Returns the whole of what `_split` has parted."""
+    if kept is None:
+        return trained
+    return jax.tree.map(
+        lambda t, k: k if t is None else t,
+        trained,
+        kept,
+        is_leaf=lambda x: x is None,
+    )
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -123,6 +151,7 @@ def train_step(
     seed: int,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
+    factors: PyTree = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Returns state s + 1 from state s and batch s.
 
@@ -135,17 +164,25 @@ def train_step(
         seed: of dropout.
         mean: of the pixels, see `normalize`.
         std: of the pixels, see `normalize`.
+        factors: of the learning rates, from `optim.multipliers`.
 
     Returns:
         The state, and 'loss' and 'grad_norm' (before clipping) of step s.
     """
+    loss_of = functools.partial(loss_fn, model=model, mean=mean, std=std)
+    trained, kept = _split(state.params, factors)
     loss, grads = accumulate_gradient(
-        jax.value_and_grad(functools.partial(loss_fn, model=model, mean=mean, std=std)),
-        state.params,
+        jax.value_and_grad(lambda trained, *rest: loss_of(_join(trained, kept), *rest)),
+        trained,
         {'image': batch['image'], 'label': batch['label']},
         jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
         accum_steps,
     )
+    grads = _join(grads, jax.tree.map(jnp.zeros_like, kept))
+    if factors is not None:  # of layers in a stack, some may be frozen
+        grads = jax.tree.map(
+            lambda g, f: g * jnp.asarray(f > 0, g.dtype), grads, factors
+        )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
     fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm) | (state.first_nonfinite >= 0)
@@ -174,6 +211,7 @@ def compile_step(
         seed=config.seed,
         mean=config.pp.mean or MEAN,
         std=config.pp.std or STD,
+        factors=optim.multipliers(config, state.params),
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(

@@ -200,7 +200,7 @@ class RunDirectory:
 
 
 def _differences(
-    before: Mapping[str, Any],
+    before: dict[str, Any],
     now: Mapping[str, Any],
     known: Mapping[str, str],
     fingerprints: Mapping[str, str],
@@ -211,6 +211,8 @@ def _differences(
         for name in sorted({*known, *fingerprints})
         if known.get(name) != fingerprints.get(name)
     ]
+    # A run of an older version knew nothing of newer keys, which was their default.
+    before = config_lib.flatten(config_lib.default()) | before
     # Other examples may have another name; the same ones may be in another place.
     keys = {key for key in {*before, *now} if config_lib.is_what(key)}
     keys |= {'dataset'} if other else set()

@@ -4,6 +4,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -134,3 +135,16 @@ def test_errors():
     stacked['Transformer']['encoderblock']['LayerNorm_0']['bias'] = np.zeros((3, 4))
     with pytest.raises(ValueError, match=r'have \[\(3,\), \(11,\)\] layers'):
         models.unstack(stacked)
+
+
+def test_a_stack_without_leaves_has_as_many_layers_as_the_others():
+    """As in the state of an optimizer that leaves the blocks alone."""
+    nothing = {'kernel': optax.MaskedNode()}
+    published = {
+        'params': {f'encoderblock_{i}': {'kernel': np.ones(2)} for i in range(3)},
+        'state': {f'encoderblock_{i}': nothing for i in range(3)},
+    }
+    stacked = models.stack(published)
+    assert stacked['state'] == {'encoderblock': nothing}
+    assert jax.tree.structure(models.unstack(stacked)) == jax.tree.structure(published)
+    assert models.unstack({'state': stacked['state']}) == {'state': stacked['state']}

@@ -10,6 +10,7 @@ them, intermediates; of arrays (also traced ones), numbers or `jax.ShapeDtypeStr
 A tree that is already in the wanted layout is returned as it is.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,10 +36,22 @@ def stack(tree: Any) -> Any:
 def unstack(tree: Any) -> Any:
     """Returns the tree with published names: the inverse of `stack`.
 
+    A stack without leaves, as an optimizer that leaves the blocks alone has it, has as
+    many layers as the other stacks in the tree.
+
     Raises:
         ValueError: if the leaves of a stack disagree about the number of layers.
     """
-    return _map_dicts(_unstack_blocks, tree)
+    lengths = set()
+
+    def count(node: dict) -> dict:
+        for stem in _STACKED:
+            lengths.update(np.shape(x)[0] for x in jax.tree.leaves(node.get(stem))[:1])
+        return node
+
+    _map_dicts(count, tree)
+    layers = lengths.pop() if len(lengths) == 1 else None
+    return _map_dicts(functools.partial(_unstack_blocks, layers=layers), tree)
 
 
 def _map_dicts(convert: Callable[[Mapping], Mapping], tree: Any) -> Any:
@@ -77,12 +90,17 @@ def _stack_blocks(node: dict) -> dict:
     return rest | {stem: jax.tree.map(lambda *x: _stack_leaves(x), *blocks)}
 
 
-def _unstack_blocks(node: dict) -> dict:
-    stacked = [stem for stem in _STACKED if jax.tree.leaves(node.get(stem))]
+def _unstack_blocks(node: dict, layers: int | None) -> dict:
+    stacked = [stem for stem in _STACKED if stem in node]
     if not stacked:
         return node
     (stem,) = stacked
     leaves, treedef = jax.tree.flatten(node[stem])
+    if not leaves:
+        rest = {key: value for key, value in node.items() if key != stem}
+        if layers is None:
+            return node
+        return rest | {f'{stem}_{i}': node[stem] for i in range(layers)}
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(
