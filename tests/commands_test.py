@@ -42,6 +42,10 @@ def test_exit_codes(capsys):
     def fail() -> int:
         raise FileNotFoundError('there is no x')
 
+    def stop() -> int:
+        raise KeyboardInterrupt
+
     assert commands.run('look', lambda: 0) == 0
+    assert commands.run('look', stop) == 130
     assert commands.run('look', fail) == 2
     assert capsys.readouterr().err == 'look: there is no x\n'

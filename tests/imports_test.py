@@ -28,6 +28,7 @@ ALLOWED = {
     'preprocessing': {'checkpoint', 'data'},
     'predictor': {'checkpoint', 'data', 'models', 'sharding'},
     'shapes': set(),
+    'predict': {'checkpoint', 'commands', 'data', 'predictor'},
     'judgement': {'data', 'predictor'},
     'evaluate': {
         *('checkpoint', 'commands', 'data', 'judgement', 'metrics', 'models'),

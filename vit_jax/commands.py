@@ -137,7 +137,10 @@ def positive(text: str) -> int:
 
 
 def run(name: str, command: Callable[[], int]) -> int:
-    """Returns the command's exit code, or 2 after telling the user of their error."""
+    """Returns the command's exit code.
+
+    2 after telling the user of their error; 130 if the user stopped it.
+    """
     try:
         return command()
     except (ValueError, OSError) as error:
@@ -148,3 +151,5 @@ def run(name: str, command: Callable[[], int]) -> int:
         )
         print(f'{name}: {message}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130

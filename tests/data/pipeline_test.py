@@ -355,3 +355,31 @@ print(sum(batch['mask'].sum() for batch in batches))
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == '5.0\n'
+
+
+@pytest.mark.parametrize('shape', [(1, 20_000, 3), (20_000, 1, 3)])
+def test_a_line_is_not_enlarged_to_a_wall(shape):
+    """Its shorter side at 256 pixels would make the longer one five million."""
+
+    class Line:
+        class_names = ('line',)
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            image = np.zeros(shape if index else (9, 9, 3), np.uint8)
+            return {'image': image, 'label': 0, 'name': 'the line'}
+
+        def fingerprint(self):
+            return ''
+
+    options = {'batch': 2, 'size': (8, 8), 'resize': 256}
+    with pytest.raises(ops.UndecodableImage, match=r'the line.*too elongated'):
+        list(pipeline.eval_batches(Line(), **options))
+    (batch,) = pipeline.eval_batches(Line(), skip_corrupt=True, **options)
+    assert batch['mask'].tolist() == [1, 0]
+    assert batch['skipped'].tolist() == [0, 1]
+    options['resize'] = None
+    (batch,) = pipeline.eval_batches(Line(), **options)
+    assert batch['mask'].tolist() == [1, 1]

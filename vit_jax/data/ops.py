@@ -103,17 +103,21 @@ def pixels(
       channels: how many are wanted.
 
     Raises:
-      UndecodableImage: a file that does not decode.
+      UndecodableImage: a file that does not decode, or holds other than that.
       ValueError: an array of another dtype or shape, or other channels.
     """
-    if isinstance(image, bytes):
+    is_file = isinstance(image, bytes)
+    if is_file:
         image = _load_npy(image, name) if image[:6] == _NPY else decode(image, name)
     if image.dtype == np.uint8 and image.ndim == 2:
         image = image[:, :, None]
     if image.dtype != np.uint8 or image.ndim != 3:
+        found = f'found an array {image.dtype}{list(image.shape)}'
+        if is_file:
+            raise UndecodableImage(name, f'{found}, expected uint8 (h w) or (h w c)')
         raise ValueError(
-            f'{name or "an image"}: found an array {image.dtype}{list(image.shape)}, '
-            'expected an encoded file or uint8 pixels (h w) or (h w c)'
+            f'{name or "an image"}: {found}, expected an encoded file or uint8 pixels '
+            '(h w) or (h w c)'
         )
     found = image.shape[2]
     if found == channels:
@@ -122,10 +126,13 @@ def pixels(
         return np.repeat(image, 3, axis=2)
     if (found, channels) == (3, 1):
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
-    raise ValueError(
-        f'{name or "an image"} has {found} channels, expected {channels}: '
-        '--config.pp.channels says how many the model sees'
+    reason = (
+        f'{found} channels, expected {channels}: --config.pp.channels says how many '
+        'the model sees'
     )
+    if is_file:  # one bad file among others
+        raise UndecodableImage(name, f'it has {reason}')
+    raise ValueError(f'{name or "an image"} has {reason}')
 
 
 def _load_npy(data: bytes, name: str) -> Shaped[np.ndarray, '...']:

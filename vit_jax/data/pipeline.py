@@ -36,6 +36,9 @@ _AHEAD = 2
 _DRAWS = 16
 # A source of which so many examples in a row do not decode is not one of images.
 _MAX_SKIPPED = 1000
+# No side of an image is enlarged beyond this, where the shorter one gets `resize`
+# pixels: a line of 1 × 20,000 pixels would take 16 GB.
+_LONGEST = 1 << 15
 _SKIP_HINT = '--config.skip_corrupt=True takes the next good image instead'
 
 
@@ -269,12 +272,17 @@ class _TrainExamples:
     def _next_good(self, index: int) -> tuple[UInt8[np.ndarray, 'h w c'], int, int]:
         """Returns pixels, label and the number of examples passed over."""
         if not self.skip_corrupt:
-            image, example = _open(self.source, index, self.channels, _SKIP_HINT)
+            image, example = _open(
+                self.source, index, self.channels, self.resize, _SKIP_HINT
+            )
             return image, example['label'], 0
         for skipped in range(min(len(self.source), _MAX_SKIPPED)):
             try:
                 image, example = _open(
-                    self.source, (index + skipped) % len(self.source), self.channels
+                    self.source,
+                    (index + skipped) % len(self.source),
+                    self.channels,
+                    self.resize,
                 )
             except ops.UndecodableImage as error:
                 last = error
@@ -313,7 +321,9 @@ class _EvalExamples:
             return padding
         hint = '' if self.skip_corrupt else _SKIP_HINT
         try:
-            image, example = _open(self.source, position, self.channels, hint)
+            image, example = _open(
+                self.source, position, self.channels, self.resize, hint
+            )
         except ops.UndecodableImage:
             if not self.skip_corrupt:
                 raise
@@ -339,13 +349,26 @@ class _EvalExamples:
 
 
 def _open(
-    source: sources.Source, index: int, channels: int, hint: str = ''
+    source: sources.Source,
+    index: int,
+    channels: int,
+    resize: int | None,
+    hint: str = '',
 ) -> tuple[UInt8[np.ndarray, 'h w c'], sources.Example]:
     example = source[index]
     try:
-        return ops.pixels(example['image'], example['name'], channels), example
+        image = ops.pixels(example['image'], example['name'], channels)
     except ops.UndecodableImage as error:
         raise ops.UndecodableImage(error.name, error.reason, hint) from error
+    height, width = image.shape[:2]
+    longest, shortest = max(height, width), min(height, width)
+    if resize is not None and longest * resize > _LONGEST * shortest:
+        reason = (
+            f'with {width:,} x {height:,} pixels it is too elongated to get {resize} '
+            'on its shorter side'
+        )
+        raise ops.UndecodableImage(example['name'], reason, hint)
+    return image, example
 
 
 class _Reader:

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands.add_checkpoint(parser)
     parser.add_argument(
-        'photos', metavar='PHOTO', nargs='*', help='files, folders, patterns'
+        'photos', metavar='PHOTO', nargs='*', help='files, folders, patterns, addresses'
     )
     parser.add_argument('--out', required=True, help='the folder that is written to')
     parser.add_argument('--dataset', help='as in evaluate, instead of photos')
