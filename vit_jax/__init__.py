@@ -22,6 +22,7 @@ The map of the package, in the order in which data flows:
     workdir      the run directory; metrics, interruption: what is told, and signals
     predictor    a model that can be asked; predict: the likeliest classes of photos
     evaluate     every example exactly once; judgement: what follows from it
+    features     of a dataset, to a file; few_shot: what can be learned from them
     convert      weights in another format; export: an artifact that runs alone
     visualize    what a model has learned; summary, shapes: what it does, by layer
     report       one HTML file about a run

@@ -42,14 +42,27 @@ class Predictor:
     def __init__(self, model: nn.Module, params: Any, card: ModelCard, mesh=None):
         self.model, self.card = model, card
         self.mesh = sharding.make_mesh() if mesh is None else mesh
-        self.params = jax.device_put(params, sharding.replicated(self.mesh))
+        # Those of a run that goes on stay where they are.
+        devices = set(self.mesh.devices.flat)
+        there = all(
+            isinstance(x, jax.Array) and x.sharding.device_set == devices
+            for x in jax.tree.leaves(params)
+        )
+        if not there:
+            params = jax.device_put(params, sharding.replicated(self.mesh))
+        self.params = params
         # A compiled function for each choice of outputs; jit's own cache does not find
         # a lambda again.
         self._compiled: dict[tuple[str, ...], Any] = {}
 
     @classmethod
     def load(
-        cls, reference: str | os.PathLike, *, best: bool = False, dtype: str = ''
+        cls,
+        reference: str | os.PathLike,
+        *,
+        best: bool = False,
+        dtype: str = '',
+        image_size: tuple[int, int] | None = None,
     ) -> 'Predictor':
         """Returns the predictor of anything that `vit_jax.load` takes.
 
@@ -57,8 +70,11 @@ class Predictor:
             reference: a run directory, a file of weights, a URL.
             best: of a run, the parameters that were best on val.
             dtype: of the computation; default: as in training.
+            image_size: (height, width) of the images; default: the card's.
         """
-        model, params, card = checkpoint.load_model(reference, best=best)
+        model, params, card = checkpoint.load_model(
+            reference, best=best, image_size=image_size
+        )
         model = model.clone(dtype=dtype or card.source.get('dtype', 'float32'))
         return cls(model, params, card)
 

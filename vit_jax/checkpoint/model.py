@@ -23,6 +23,7 @@ def load_model(
     best: bool = False,
     num_classes: int | None = None,
     dtype: str = 'float32',
+    image_size: tuple[int, int] | None = None,
 ) -> tuple[nn.Module, dict[str, Any], ModelCard]:
     """Returns (model, params, card) of anything the library can load.
 
@@ -38,6 +39,8 @@ def load_model(
       num_classes: None or that of the file keeps the head; 0 drops it: the model
         then returns the pre-logits (b d).
       dtype: dtype of the computation; the parameters are float32.
+      image_size: (height, width) of the images; another one than the card's resizes
+        the position embeddings, and the card that is returned says so.
 
     Raises:
       ValueError: the file is missing or unreadable, the run has not finished, nothing
@@ -57,7 +60,9 @@ def load_model(
         model = models.from_config(card.model, num_classes=outputs, dtype=dtype)
         kernel = shapes.get(adapt.first_kernel(shapes), ())
         channels = kernel[2] if len(kernel) == 4 else 3
-        images = jax.ShapeDtypeStruct((1, *card.image_size, channels), jnp.float32)
+        own, size = card, image_size or card.image_size
+        card = dataclasses.replace(card, image_size=size)
+        images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
         variables = jax.eval_shape(
             lambda x: model.init(jax.random.key(0), x, train=False), images
         )
@@ -65,8 +70,8 @@ def load_model(
             weights,
             variables['params'],
             card.model,
-            card=card,
-            image_size=card.image_size,
+            card=own,
+            image_size=size,
             keep_head=outputs > 0,
             class_names=card.class_names,
             # On the default device, but free to follow what it is computed with.

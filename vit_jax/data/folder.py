@@ -141,6 +141,7 @@ class Files:
 
     Attributes:
       root: what the directories are relative to.
+      labels: of all files, in their order.
     """
 
     def __init__(
@@ -155,10 +156,10 @@ class Files:
         self._directories = directories
         self._directory = directory  # of each file
         self._names = names
-        self._labels = labels
+        self.labels = labels
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: SupportsIndex) -> sources.Example:
         index = operator.index(index)
@@ -167,7 +168,7 @@ class Files:
         path = self.path(index)
         with open(path, 'rb') as file:
             data = file.read()
-        return {'image': data, 'label': int(self._labels[index]), 'name': path}
+        return {'image': data, 'label': int(self.labels[index]), 'name': path}
 
     def path(self, index: int) -> str:
         """Returns the path of a file."""
@@ -183,7 +184,7 @@ class Files:
             self._directory,
             self._names.blob,
             self._names.ends,
-            self._labels,
+            self.labels,
         ):
             digest.update(f'{values.dtype.str}{len(values)}'.encode())
             digest.update(values.tobytes())

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from vit_jax.data import splits as splits_lib
 
@@ -91,6 +91,19 @@ class Subset:
 
     def __repr__(self) -> str:
         return f'Subset({self.name!r}, {len(self)} examples)'
+
+    @property
+    def labels(self) -> Int32[np.ndarray, ' n']:
+        """The labels of all examples; read with their images where need be."""
+        return np.concatenate(
+            [
+                np.asarray(reader.labels[start:stop], np.int32)
+                if hasattr(reader, 'labels')
+                else np.array([reader[i]['label'] for i in range(start, stop)], 'int32')
+                for reader, start, stop in self._parts
+            ]
+            or [np.zeros(0, np.int32)]
+        )
 
     def num_shared(self, other: 'Subset') -> int:
         """Returns how many examples of the same dataset are in this and the other."""

@@ -1,0 +1,138 @@
+"""Features in files that other programs read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_config
+from sklearn.neighbors import KNeighborsClassifier
+
+from vit_jax import data, features, train
+from vit_jax.predictor import PRE_LOGITS, Predictor
+
+
+@pytest.fixture(scope='module')
+def run(photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp('features') / 'run'
+    train.train_and_evaluate(tiny_config(photos, base_lr=0.1), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def expected(run, photos):
+    """Returns the rows that the predictor gives."""
+    source = data.open_dataset(str(photos)).source('test[60%:]')
+    names = [PRE_LOGITS, 'Transformer/encoderblock_0/tokens', 'logits']
+    rows = list(Predictor.load(run).outputs(source, names, batch=4))
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    whole['name'] = [source[i]['name'] for i in range(len(source))]
+    return whole
+
+
+def written(run, path, *arguments, code: int = 0):
+    command = [str(run), '--out', str(path), '--batch', '4', *map(str, arguments)]
+    assert features.main(command) == code
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    return path
+
+
+def test_npz(run, tmp_path, expected):
+    names = [PRE_LOGITS, 'Transformer/encoderblock_0/tokens']
+    options = [word for name in names for word in ('--feature', name)]
+    with np.load(written(run, tmp_path / 'f.npz', *options)) as found:
+        assert set(found) == {*features.COLUMNS, *names}
+        for name in (*names, 'label', 'index'):
+            np.testing.assert_array_equal(found[name], expected[name])
+        assert found['name'].tolist() == expected['name']
+        assert found['class_names'].tolist() == ['cat', 'dog', 'eel']
+        neighbours = KNeighborsClassifier(1).fit(found[PRE_LOGITS], found['label'])
+        assert neighbours.score(found[PRE_LOGITS], found['label']) == 1
+
+
+def test_npy(run, tmp_path, expected):
+    found = np.load(written(run, tmp_path / 'f.npy'))
+    np.testing.assert_array_equal(found, expected[PRE_LOGITS])
+
+
+def test_csv(run, tmp_path, expected):
+    found = pd.read_csv(written(run, tmp_path / 'f.csv', '--feature', 'logits'))
+    assert list(found) == ['name', 'label', 'class', 'f0', 'f1', 'f2']
+    numbers = found[['f0', 'f1', 'f2']].to_numpy(np.float32)
+    np.testing.assert_array_equal(numbers, expected['logits'])
+    assert found['name'].tolist() == expected['name']
+    names = np.array(['cat', 'dog', 'eel'])[found['label']]
+    assert (found['class'] == names).all()
+
+
+def test_parquet(run, tmp_path, expected):
+    options = ['--feature', 'logits', '--feature', PRE_LOGITS]
+    found = pd.read_parquet(written(run, tmp_path / 'f.parquet', *options))
+    width = expected[PRE_LOGITS].shape[1]
+    assert found.shape == (6, 3 + 3 + width)
+    np.testing.assert_array_equal(
+        found[[f'{PRE_LOGITS}/{i}' for i in range(width)]], expected[PRE_LOGITS]
+    )
+
+
+def test_photos_without_labels(run, photos, tmp_path):
+    files = [photos / 'test' / 'cat', photos / 'test' / 'dog' / '0.png']
+    path = tmp_path / 'f.csv'
+    command = [str(run), *map(str, files), '--out', str(path)]
+    assert features.main(command) == 0
+    found = pd.read_csv(path)
+    assert len(found) == 6
+    assert (found['label'] == -1).all()
+    assert found['class'].isna().all()
+
+
+def test_bfloat16_becomes_float32(run, photos, tmp_path):
+    predictor = Predictor.load(run, dtype='bfloat16')
+    name = 'Transformer/encoderblock_0/tokens'
+    source = data.open_dataset(str(photos)).source('test')
+    features.write(predictor, source, [name], tmp_path / 'f.npy')
+    assert np.load(tmp_path / 'f.npy').dtype == np.float32
+
+
+def test_the_list(run, capsys):
+    assert features.main([str(run), '--list']) == 0
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert told['logits'] == '3'
+    assert PRE_LOGITS in told
+
+
+def test_what_does_not_decode(run, photos, tmp_path, capsys):
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    good = photos / 'test' / 'cat' / '0.png'
+    out = tmp_path / 'out' / 'f.npz'
+    command = [str(run), str(tmp_path / 'broken.png'), str(good), '--out', str(out)]
+    assert features.main(command) == 2
+    assert 'broken.png does not decode' in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []  # nothing half-made
+    assert features.main([*command, '--skip_corrupt']) == 1
+    assert '1 images do not decode' in capsys.readouterr().err
+    with np.load(out) as found:
+        assert found['name'].tolist() == [str(good)]
+        assert found['index'].tolist() == [1]
+        assert len(found[PRE_LOGITS]) == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'no model is named'),
+        (['{run}'], '--out is missing'),
+        (['{run}', '--out', 'f.txt'], 'should end with one of .npz'),
+        (['{run}', '--out', 'f.npz', '--feature', 'logit'], 'did you mean logits'),
+        (
+            ['{run}', '--out', 'f.npy', '--feature', 'logits', '--feature', PRE_LOGITS],
+            'holds one array, 2 are asked for',
+        ),
+        (['{run}', 'x.png', '--dataset', 'digits', '--out', 'f.npz'], 'leave one out'),
+        (['{run}', '{tmp}', '--out', 'f.npz'], 'no images in this folder'),
+    ],
+)
+def test_bad_input(run, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [a.format(run=run, tmp=tmp_path) for a in arguments]
+    assert features.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
