@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import shutil
 import subprocess
@@ -14,10 +15,21 @@ from conftest import GOLDEN, make_photos, tiny_config
 from flax import traverse_util
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from vit_jax import checkpoint, config, evaluate, metrics, train, train_step
+from vit_jax import (
+    checkpoint,
+    config,
+    data,
+    evaluate,
+    few_shot,
+    metrics,
+    train,
+    train_step,
+)
 from vit_jax.checkpoint.train_state import TrainCheckpoints
+from vit_jax.predictor import Predictor
 
 
 def flat(params):
@@ -40,15 +52,21 @@ def records(run):
     ]
 
 
-def events(run):
-    """Returns (step, tag, value) of the TensorBoard events, without those of time."""
+def event_values(run):
+    """Returns (step, value) of everything in the TensorBoard events."""
     (path,) = run.glob('events.out.tfevents.*')
     data, found = path.read_bytes(), []
     while data:
         length = int.from_bytes(data[:8], 'little')
         event = event_pb2.Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
-        found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+        found += [(event.step, value) for value in event.summary.value]
+    return found
+
+
+def events(run):
+    """Returns (step, tag, value) of the TensorBoard events, without those of time."""
+    found = [(step, v.tag, v.simple_value) for step, v in event_values(run)]
     return [e for e in found if e[1] not in ('images_per_second', 'data_wait')]
 
 
@@ -329,7 +347,7 @@ def test_two_processes_do_not_share_a_run(photos, tmp_path):
 def test_early_stopping_uses_val_alone(photos, tmp_path, monkeypatch):
     """Val says 0.1, 0.9, then worse: with patience 2 the run ends at step 8."""
     values = iter([0.1, 0.9, 0.5, 0.5, 0.5])
-    evaluate = train.evaluate.evaluate
+    evaluate = train.evaluators.evaluate.evaluate
     asked = []
 
     def fake(step, params, batches, mesh):
@@ -338,7 +356,7 @@ def test_early_stopping_uses_val_alone(photos, tmp_path, monkeypatch):
         accuracy = next(values) if found['num_examples'] == 9 else 1.0
         return {**found, 'accuracy': accuracy}
 
-    monkeypatch.setattr(train.evaluate, 'evaluate', fake)
+    monkeypatch.setattr(train.evaluators.evaluate, 'evaluate', fake)
     settings = tiny_config(
         photos, total_steps=50, eval_every=2, checkpoint_every=0, early_stop=2
     )
@@ -556,3 +574,57 @@ def test_fine_tuning_folders_of_weights(photos, tmp_path):
         file.write_bytes(file.read_bytes()[:-4] + b'abcd')
         with pytest.raises(ValueError, match='pretrained file'):
             train.train_and_evaluate(config, tmp_path / f'{name}-run')
+
+
+def test_few_shot_on_the_way(photos, tmp_path):
+    config = tiny_config(photos, **{'few_shot.every': 2, 'few_shot.shots': (1, 4)})
+    train.train_and_evaluate(config, tmp_path / 'run')
+    records = metrics.read(tmp_path / 'run' / 'metrics.jsonl')
+    told = {r['step']: r['few_shot_4_accuracy'] for r in records if r['step'] % 2 == 0}
+    assert set(told) == {2, 4}
+    assert 'few_shot_1_accuracy' not in records[0]
+    # The last one is what the command says of the model, on val.
+    rows = few_shot.judge(
+        Predictor.load(tmp_path / 'run'),
+        data.open_dataset(str(photos)).source('train'),
+        data.open_dataset(str(photos)).source('test[:60%]'),
+        shots=[4],
+    )
+    assert rows[0]['mean'] == told[4]
+
+
+@pytest.mark.parametrize('settings', [{'scan_layers': True}, {'sharding.fsdp': 4}])
+def test_few_shot_of_parameters_as_they_lie(photos, tmp_path, settings):
+    few = {'few_shot.every': 4, 'few_shot.dataset': str(photos)}
+    train.train_and_evaluate(tiny_config(photos, **few), tmp_path / 'a')
+    train.train_and_evaluate(tiny_config(photos, **few, **settings), tmp_path / 'b')
+    a, b = (metrics.read(tmp_path / name / 'metrics.jsonl')[-1] for name in 'ab')
+    assert {name for name in a if 'few_shot' in name} == {
+        f'few_shot_{n}_accuracy' for n in (1, 5, 10, 25)
+    }
+    if 'sharding.fsdp' in settings:  # stacked blocks draw other dropout masks
+        assert a['few_shot_5_accuracy'] == b['few_shot_5_accuracy']
+
+
+def test_few_shot_needs_what_is_held_out(photos, tmp_path):
+    config = tiny_config(photos, **{'few_shot.every': 2})
+    with config.ignore_type():
+        config.pp.val = None
+    with pytest.raises(ValueError, match=r'--config\.few_shot\.dataset'):
+        train.train_and_evaluate(config, tmp_path / 'run')
+
+
+def test_what_the_model_sees_is_shown(photos, tmp_path):
+    config = tiny_config(photos, show_images=5)
+    path = tmp_path / 'run'
+    train.train_and_evaluate(config, path)
+    files = {file.name: file.read_bytes() for file in (path / 'images').iterdir()}
+    assert set(files) == {'train.png', 'val.png', 'test.png'}
+    for png in files.values():
+        assert Image.open(io.BytesIO(png)).size[0] > 300
+    shown = {v.tag: v.image for _, v in event_values(path) if v.HasField('image')}
+    assert {name: image.encoded_image_string for name, image in shown.items()} == {
+        f'images/{name.removesuffix(".png")}': png for name, png in files.items()
+    }
+    width = Image.open(io.BytesIO(files['train.png'])).size[0]
+    assert shown['images/train'].width == width

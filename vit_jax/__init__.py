@@ -18,6 +18,7 @@ The map of the package, in the order in which data flows:
     optim        learning rate schedules, optimizers
     train_state  all that a step needs besides its batch, and how it begins
     train_step   one step, and the steps one after another
+    evaluators   what is asked of the parameters on the way
     train        the story of a run; fine_tuning: the same in one call
     workdir      the run directory; metrics, interruption: what is told, and signals
     predictor    a model that can be asked; predict: the likeliest classes of photos

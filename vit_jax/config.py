@@ -26,6 +26,7 @@ HOW = frozenset(
     {
         'batch_eval',
         'checkpoint_every',
+        'few_shot',
         'dataset',  # its examples are compared by fingerprint instead
         'keep_checkpoints',
         'num_threads',
@@ -37,6 +38,7 @@ HOW = frozenset(
         'remat',
         'scan_layers',
         'sharding',
+        'show_images',
         'tfds_data_dir',
         'tfds_manual_dir',
     }
@@ -54,6 +56,7 @@ OPTIONAL = frozenset(
     {
         'accum_steps',
         'batch',
+        'few_shot.dataset',
         'num_threads',
         'pp.crop',
         'pp.mean',
@@ -173,6 +176,13 @@ def default() -> ConfigDict:
     config.eval_every = 100
     config.progress_every = 10
     config.checkpoint_every = 1000
+    # Few-shot accuracy of the features (see vit_jax/few_shot.py) every so many steps:
+    # on another dataset's train and test splits, or, None, on this one's train and val.
+    config.few_shot = ConfigDict({'every': 0, 'shots': (1, 5, 10, 25)})
+    config.few_shot.dataset = placeholder(str)
+    # At the start, so many images as the network sees them, to images/ in the run
+    # directory and to TensorBoard; it needs matplotlib.
+    config.show_images = 0
     # The newest so many checkpoints are kept, and the best on val.
     config.keep_checkpoints = 3
     # Stop after so many evaluations without a better value on val; 0: never.
@@ -432,6 +442,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
     at_least(1, 'num_threads', 'pp.channels')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
+    at_least(0, 'few_shot.every', 'show_images')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
     if not 0.01 <= config.pp.holdout < 0.5:
         raise ValueError(
@@ -462,6 +473,11 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
             f'config.frozen is {config.frozen!r}, which is no regular expression: '
             f'{error}.'
         ) from error
+    if not all(isinstance(n, int) and n > 0 for n in config.few_shot.shots or (0,)):
+        raise ValueError(
+            f'config.few_shot.shots is {config.few_shot.shots}; it must be numbers of '
+            'images per class, as (1, 5, 10, 25).'
+        )
     if config.early_stop and not (config.eval_every and config.pp.val is not None):
         raise ValueError(
             'config.early_stop watches val, but '

@@ -18,6 +18,7 @@ from typing import TypeVar
 import tqdm
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import scalar
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,16 @@ class MetricsLog:
                 self._flushed = time.monotonic()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._lines.name) from error
+
+    def write_picture(self, step: int, name: str, png: bytes) -> None:
+        """Shows a PNG file in TensorBoard."""
+        width, height = (int.from_bytes(png[at : at + 4], 'big') for at in (16, 20))
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        event = Event(wall_time=time.time(), step=step, summary=summary)
+        self._events.write_event(event)
 
     def _add_events(self, record: dict[str, float]) -> None:
         for name, value in record.items():

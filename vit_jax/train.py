@@ -4,18 +4,16 @@ import collections
 import contextlib
 import itertools
 import logging
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint, data, evaluate, models, optim, sharding
+from vit_jax import checkpoint, data, evaluators, models, optim, sharding
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.train_state import TrainCheckpoints
 from vit_jax.interruption import Interrupted, Interruption
@@ -32,8 +30,6 @@ from vit_jax.workdir import RunDirectory
 __all__ = ['TrainState', 'train_and_evaluate', 'train_step']
 
 log = logging.getLogger(__name__)
-
-Judge = Callable[[PyTree, str, int], dict[str, float]]
 
 
 def train_and_evaluate(
@@ -114,7 +110,11 @@ def train_and_evaluate(
         _announce(config, dataset, sources, state, mesh, start)
 
         # Training.
-        judge = _make_judge(config, model, sources, mesh)
+        judge = evaluators.make_judge(config, model, sources, mesh)
+        few_shot = evaluators.make_few_shot(
+            config, model, _card(config, dataset, []), sources, mesh
+        )
+        pictures = _show_images(config, dataset, sources, run)
         if start < config.total_steps and not _waited_enough(
             config, start, checkpoints.best()
         ):
@@ -129,7 +129,10 @@ def train_and_evaluate(
                 start,
                 config.total_steps,
             )
-            state = _train(config, run, steps, start, throughput, judge, checkpoints)
+            state = _train(
+                config, run, steps, start, throughput, judge, checkpoints,
+                few_shot, pictures,
+            )  # fmt: skip
             host_batches.close()
 
         # Results: the last parameters and the best on val, both judged on test.
@@ -161,8 +164,10 @@ def _train(
     steps: Iterator[tuple[int, TrainState, dict[str, jax.Array]]],
     start: int,
     throughput: Throughput,
-    judge: Judge,
+    judge: evaluators.Judge,
     checkpoints: TrainCheckpoints,
+    few_shot: evaluators.FewShot,
+    pictures: Mapping[str, bytes],
 ) -> TrainState:
     """Takes the steps; evaluates, saves and tells on the way. Returns the last state.
 
@@ -180,6 +185,8 @@ def _train(
         writer = stack.enter_context(MetricsLog(run.path, start))
         progress = stack.enter_context(Progress(start, total))
         interruption = stack.enter_context(Interruption())
+        for name, png in pictures.items():
+            writer.write_picture(start, name, png)
 
         for step, state, values in steps:
             checkpoints.raise_errors()
@@ -194,6 +201,8 @@ def _train(
             if config.pp.val is not None and due(config.eval_every):
                 val = judge(state.params, 'val', step)
                 record |= {f'val_{name}': val[name] for name in ('accuracy', 'loss')}
+            if due(config.few_shot.every):
+                record |= few_shot(state.params)
             if record:
                 writer.write(step, record)
                 progress.show(step, record)
@@ -316,43 +325,38 @@ def _train_batches(
     )
 
 
-def _make_judge(
+def _show_images(
     config: ConfigDict,
-    model: nn.Module,
+    dataset: data.Dataset,
     sources: Mapping[str, data.Source],
-    mesh: Mesh,
-) -> Judge:
-    """Returns a function that evaluates the parameters of a step on a role's split."""
-    eval_step = evaluate.make_eval_step(model)
-    known = {}
+    run: RunDirectory,
+) -> dict[str, bytes]:
+    """Writes images as the network sees them to the run directory; returns the PNGs."""
+    if not config.show_images:
+        return {}
+    from vit_jax.visualize import drawing, image_grid
 
-    def judge(params: PyTree, role: str, step: int) -> dict[str, float]:
-        if (role, step) in known:
-            return known[role, step]
-        source = sources[role]
-        batches = data.eval_batches(
-            source,
-            batch=evaluate.batch_size(config.batch_eval, len(source), mesh.size),
-            size=config_lib.image_size(config),
-            resize=config.pp.resize,
-            num_threads=config.num_threads,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-            skip_corrupt=config.skip_corrupt,
-            mean=config.pp.mean,
-            std=config.pp.std,
-            channels=config.pp.channels,
-        )
-        scores = evaluate.evaluate(eval_step, params, batches, mesh)
-        if not math.isfinite(scores['loss']):
-            raise FloatingPointError(
-                f'The loss on {role} is not finite after step {step}; nothing is saved '
-                'since. Lower --config.base_lr or lengthen --config.warmup_steps.'
+    shown = {}
+    for role, source in sources.items():
+        with contextlib.closing(
+            _train_batches(config, source, 0)
+            if role == 'train'
+            else evaluators.eval_batches(
+                config, data.Picked.spread(source, config.show_images), 1
             )
-        known[role, step] = scores
-        return scores
-
-    return judge
+        ) as batches:
+            figure = image_grid.seen(
+                batches,
+                dataset.class_names,
+                f'What the model sees: {role} ({config.pp[role]})',
+                count=config.show_images,
+                mean=0.0 if role == 'train' else config.pp.mean,
+                std=1.0 if role == 'train' else config.pp.std,
+            )
+        shown[f'images/{role}'] = drawing.png(figure)
+        run.save_picture(f'images/{role}.png', shown[f'images/{role}'])
+    log.info('What the model sees: %s', run.path / 'images')
+    return shown
 
 
 def _waited_enough(

@@ -124,6 +124,12 @@ class RunDirectory:
         if jax.process_index() == 0:
             checkpoint.save(self.path / name, params)
 
+    def save_picture(self, name: str, png: bytes) -> None:
+        """Writes a PNG file, by its path in the run directory."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png)
+
     def save_card(self, card: checkpoint.ModelCard) -> None:
         """Writes model.json, what must be known to use the model."""
         if jax.process_index() == 0:
