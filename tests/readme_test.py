@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -87,23 +88,39 @@ def test_quickstart_finetune_evaluate_and_load(tmp_path):
         'TFDS_DATA_DIR': str(tmp_path / 'tfds'),
         'XLA_FLAGS': '',  # one device
     }
+    shutil.copytree(ROOT / 'docs' / 'digits', tmp_path / 'docs' / 'digits')
     quickstart = [a for a in calls('vit_jax.main') if 'quickstart' in a[0]]
-    assert len(quickstart) == 2
+    assert len(quickstart) == 3
     for arguments in quickstart:
         python(['-m', 'vit_jax.main', *arguments, *QUICK], tmp_path, environment)
-    (arguments,) = [a for a in calls('vit_jax.evaluate') if a == ['runs/quickstart']]
-    output = python(['-m', 'vit_jax.evaluate', *arguments], tmp_path, environment)
-    assert '360 examples of digits test: accuracy 0.' in output
-    for name in ('models', 'convert', 'export', 'visualize', 'summary'):
-        (arguments,) = calls(f'vit_jax.{name}')
-        assert python(['-m', f'vit_jax.{name}', *arguments], tmp_path, environment)
-    assert (tmp_path / 'quickstart-hf/config.json').exists()
-    assert (tmp_path / 'figures/filters.png').exists()
+    told = {}
+    for name in AFTER_TRAINING:
+        arguments = calls(f'vit_jax.{name}')[0]
+        command = ['-m', f'vit_jax.{name}', *arguments]
+        told[name] = python(command, tmp_path, environment)
+    assert '360 examples of digits test: accuracy 0.' in told['evaluate']
+    assert told['predict'].count('docs/digits/') == 3
+    assert told['few_shot'].split()[-1] == '250'  # 25 of each digit
+    for file in (
+        'runs/quickstart/report.html',
+        'quickstart-hf/config.json',
+        'figures/filters.png',
+        'judged/confusion.png',
+        'features.npz',
+        'quickstart-exported/model.stablehlo',
+    ):
+        assert (tmp_path / file).exists()
     code = '\n'.join(blocks('python'))
     assert "vit_jax.get_model('ViT-B_16'" in code
-    names = eval(python(['-c', code], tmp_path, environment).splitlines()[-1])
-    assert len(names) == 8
-    assert set(names) <= set('0123456789')
+    first, *lines = python(['-c', code], tmp_path, environment).splitlines()
+    assert {name for name, _ in eval(first)} < set('0123456789')
+    assert sum(line.count('[') for line in lines) == 2 * 6  # batches of 64 of 360
+
+
+AFTER_TRAINING = (
+    *('predict', 'evaluate', 'report', 'features', 'few_shot', 'models', 'convert'),
+    *('export', 'visualize', 'summary'),
+)
 
 
 @pytest.mark.parametrize('arguments', calls('vit_jax.main'), ids=lambda a: a[0])
@@ -114,9 +131,10 @@ def test_commands_of_training_are_valid(arguments, monkeypatch):
     assert workdir.startswith('runs/')
 
 
-def test_options_of_evaluate_exist():
-    known = python(['-m', 'vit_jax.evaluate', '--help'], ROOT, os.environ)
-    used = {word for a in calls('vit_jax.evaluate') for word in a if word[:2] == '--'}
+@pytest.mark.parametrize('name', ['evaluate', 'predict'])
+def test_options_exist(name):
+    known = python(['-m', f'vit_jax.{name}', '--help'], ROOT, os.environ)
+    used = {word for a in calls(f'vit_jax.{name}') for word in a if word[:2] == '--'}
     assert used
     assert all(re.search(rf'{option}\b', known) for option in used)
 
@@ -126,12 +144,7 @@ def test_every_command_is_known_here():
     kinds = {' '.join(words[:3]) for words in commands() if words[0] == 'python'}
     assert kinds == {
         'python -m vit_jax.main',
-        'python -m vit_jax.evaluate',
-        'python -m vit_jax.convert',
-        'python -m vit_jax.export',
-        'python -m vit_jax.models',
-        'python -m vit_jax.summary',
-        'python -m vit_jax.visualize',
+        *(f'python -m vit_jax.{name}' for name in AFTER_TRAINING),
         'python -m pytest',
     }
     extras = set(declared.requirements()) - {'core'}
