@@ -131,6 +131,9 @@ def _attention(
     out.write('attention_distance', figure, None)
     out.save('attention', arrays)
 
+    # There may have been more photos the last time.
+    for old in out.path.glob('attention_rollout*.png'):
+        old.unlink()
     count = len(found.index)
     if not args.photos:
         count = min(count, args.num_rollouts)
