@@ -383,3 +383,79 @@ def test_a_line_is_not_enlarged_to_a_wall(shape):
     options['resize'] = None
     (batch,) = pipeline.eval_batches(Line(), **options)
     assert batch['mask'].tolist() == [1, 1]
+
+
+class Landscapes:
+    """Large smooth JPEGs, upright and lying on their sides by EXIF."""
+
+    class_names = ('landscape',)
+
+    def __init__(self, corrupt=()):
+        self.corrupt = set(corrupt)
+        rng = np.random.default_rng(0)
+        self.files = []
+        for orientation in (1, 6, 3, 8):
+            rough = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+            image = rough.resize((1600, 1200), Image.Resampling.BICUBIC)
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            file = io.BytesIO()
+            image.save(file, 'JPEG', quality=95, exif=exif)
+            self.files.append(file.getvalue())
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        image = b'no image' if index in self.corrupt else self.files[index]
+        return {'image': image, 'label': 0, 'name': f'photo {index}'}
+
+    def fingerprint(self):
+        return ''
+
+
+@pytest.mark.parametrize('resize', [None, 100])
+def test_scaled_decoding_shows_the_same_crops(resize):
+    options = {'batch': 4, 'size': (64, 80), 'seed': 3, 'resize': resize}
+    exact, scaled = (
+        list(
+            itertools.islice(pipeline.train_batches(Landscapes(), **options, **how), 6)
+        )
+        for how in ({}, {'scaled_decoding': True})
+    )
+    for one, other in zip(exact, scaled, strict=True):
+        difference = np.abs(one['image'].astype(float) - other['image'])
+        # A crop begins at a whole pixel of the smaller image. Another crop of such
+        # images differs by 50 levels and more.
+        assert difference.mean() < 4
+    assert any((one['image'] != other['image']).any() for one, other in zip(
+        exact, scaled, strict=True))  # fmt: skip
+
+
+def test_scaled_decoding_decodes_fewer_pixels(monkeypatch):
+    shapes = []
+    real = ops.pixels
+    monkeypatch.setattr(
+        ops, 'pixels', lambda *args: shapes.append((x := real(*args)).shape) or x
+    )
+    options = {'batch': 4, 'size': (64, 80), 'seed': 3, 'scaled_decoding': True}
+    next(pipeline.train_batches(Landscapes(), min_area=0.5, **options))
+    assert max(max(shape) for shape in shapes[:4]) <= 400
+    assert min(min(shape[:2]) for shape in shapes[:4]) >= 64
+
+
+def test_scaled_decoding_of_small_and_other_images_changes_nothing():
+    options = {'batch': 4, 'size': (64, 64), 'seed': 3, 'min_area': 0.3}
+    one, other = (
+        next(pipeline.train_batches(Pictures(9), scaled_decoding=how, **options))
+        for how in (False, True)
+    )
+    np.testing.assert_array_equal(one['image'], other['image'])
+
+
+def test_scaled_decoding_passes_over_what_is_corrupt():
+    options = {'batch': 4, 'size': (64, 80), 'seed': 3, 'scaled_decoding': True}
+    with pytest.raises(ops.UndecodableImage, match='photo 2'):
+        next(pipeline.train_batches(Landscapes([2]), **options))
+    batch = next(pipeline.train_batches(Landscapes([2]), skip_corrupt=True, **options))
+    assert batch['skipped'].sum() == 1

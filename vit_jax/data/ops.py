@@ -59,7 +59,9 @@ class UndecodableImage(ValueError):  # noqa: N818 (a noun: the image, not the ac
         return f'{text}. {self.hint}' if self.hint else text
 
 
-def decode(data: bytes, name: str = '') -> UInt8[np.ndarray, 'h w 3']:
+def decode(
+    data: bytes, name: str = '', at_least: tuple[int, int] = (0, 0)
+) -> UInt8[np.ndarray, 'h w 3']:
     """Decodes an image file to RGB.
 
     JPEG is decoded as by `tf.io.decode_jpeg`, bit for bit; all other formats by Pillow.
@@ -78,18 +80,37 @@ def decode(data: bytes, name: str = '') -> UInt8[np.ndarray, 'h w 3']:
     Args:
       data: the file.
       name: what to call it in an error.
+      at_least: (height, width); a JPEG that is larger may be decoded to a smaller
+        image, of that size or more, which is several times as fast; (0, 0): it is not.
 
     Raises:
       UndecodableImage: unknown format, truncated or damaged file, floating-point
         pixels, more than `MAX_PIXELS`.
     """
     if data.startswith(_JPEG):
-        return _orient(_decode_jpeg(data, name), _jpeg_orientation(data))
+        orientation = _jpeg_orientation(data)
+        if orientation >= 5:
+            at_least = at_least[::-1]
+        return _orient(_decode_jpeg(data, name, at_least), orientation)
     return _decode_other(data, name)
 
 
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Returns (height, width) of a JPEG file as it is seen; None of other files."""
+    if not data.startswith(_JPEG):
+        return None
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
+
+
 def pixels(
-    image: bytes | Shaped[np.ndarray, '...'], name: str = '', channels: int = 3
+    image: bytes | Shaped[np.ndarray, '...'],
+    name: str = '',
+    channels: int = 3,
+    at_least: tuple[int, int] = (0, 0),
 ) -> UInt8[np.ndarray, 'h w c']:
     """Returns the pixels of what a source calls an image.
 
@@ -101,6 +122,7 @@ def pixels(
       image: an encoded file, or uint8 pixels (h w) or (h w c).
       name: what to call it in an error.
       channels: how many are wanted.
+      at_least: of a JPEG file, see `decode`.
 
     Raises:
       UndecodableImage: a file that does not decode, or holds other than that.
@@ -108,7 +130,8 @@ def pixels(
     """
     is_file = isinstance(image, bytes)
     if is_file:
-        image = _load_npy(image, name) if image[:6] == _NPY else decode(image, name)
+        is_npy = image[:6] == _NPY
+        image = _load_npy(image, name) if is_npy else decode(image, name, at_least)
     if image.dtype == np.uint8 and image.ndim == 2:
         image = image[:, :, None]
     if image.dtype != np.uint8 or image.ndim != 3:
@@ -147,20 +170,23 @@ def _with_axis(image: Shaped[np.ndarray, '...']) -> Shaped[np.ndarray, 'h w c']:
     return image[:, :, None] if image.ndim == 2 else image
 
 
-def _decode_jpeg(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
+def _decode_jpeg(
+    data: bytes, name: str, at_least: tuple[int, int]
+) -> UInt8[np.ndarray, 'h w 3']:
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         height = width = 0  # what is wrong with it is told below
     _check_size(height, width, name)
     # The fast integer DCT with smooth chroma upsampling is TensorFlow's default.
+    options = {'fastdct': True, 'min_height': at_least[0], 'min_width': at_least[1]}
     try:
-        return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True)
+        return simplejpeg.decode_jpeg(data, 'RGB', **options)
     except ValueError as error:
         if not _HARMLESS.search(str(error)):
             raise UndecodableImage(name, str(error)) from None
     try:
-        return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, strict=False)
+        return simplejpeg.decode_jpeg(data, 'RGB', **options, strict=False)
     except ValueError:  # it does not forgive warnings in the header
         return _decode_other(data, name)
 
