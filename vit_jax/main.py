@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from vit_jax import compilation_cache
 from vit_jax import config as config_lib
 
 log = logging.getLogger('vit_jax')
 
+_FLAGS = ('workdir', 'compile_cache')
 _FLAG = re.compile(r'--?config(?:=(.*))?$', re.DOTALL)
 _KEY = re.compile(r'--?config\.([\w.]+)(?:=(.*))?$', re.DOTALL)
 
@@ -73,8 +75,8 @@ def load_recipe(reference: str) -> ConfigDict:
     return module.get_config(*arguments).lock()
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
-    """Returns the configuration and the run directory of a command line.
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, flags.FlagValues]:
+    """Returns the configuration and the other flags of a command line.
 
     Args:
         argv: the program's name and its arguments.
@@ -94,6 +96,13 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     values = flags.FlagValues()
     flags.DEFINE_string(
         'workdir', None, 'The run directory; a stopped run goes on.', flag_values=values
+    )
+    flags.DEFINE_string(
+        'compile_cache',
+        None,
+        "Where compiled programs are kept for later starts: a folder, or 'off'; "
+        "default: JAX_COMPILATION_CACHE_DIR, or the user's cache.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         'help', False, 'Show this help.', short_name='h', flag_values=values
@@ -120,7 +129,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     with config.ignore_type():
         for key in none_keys:
             config.update_from_flattened_dict({key: None})
-    return config, values.workdir
+    return config, values
 
 
 def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -174,7 +183,7 @@ def _flag_error(config: ConfigDict, argv: Sequence[str], error: Exception) -> st
         if key and not any(k == key or k.startswith(f'{key}.') for k in known):
             return f'There is no key config.{key}.{config_lib.nearest(key, known)}'
     if isinstance(error, flags.UnrecognizedFlagError):
-        wanted = config_lib.nearest(error.flagname, ('config', 'workdir', *known))
+        wanted = config_lib.nearest(error.flagname, ('config', *_FLAGS, *known))
         return f'There is no flag --{error.flagname}.{wanted}'
     return ' '.join(str(error).split())
 
@@ -197,11 +206,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log.setLevel(logging.INFO)
     try:
-        config, workdir = parse(sys.argv if argv is None else argv)
+        config, options = parse(sys.argv if argv is None else argv)
+        compilation_cache.enable(options.compile_cache)
         # Only now, so that a slip on the command line is answered at once.
         from vit_jax import train
 
-        train.train_and_evaluate(config, workdir)
+        train.train_and_evaluate(config, options.workdir)
     except ValueError as error:
         if os.environ.get('VIT_JAX_TRACEBACK'):
             raise
