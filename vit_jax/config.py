@@ -34,6 +34,7 @@ HOW = frozenset(
         'prefetch',
         'pretrained',  # its content is compared by fingerprint instead
         'pretrained_dir',
+        'profile_steps',
         'progress_every',
         'remat',
         'scan_layers',
@@ -187,6 +188,9 @@ def default() -> ConfigDict:
     # At the start, so many images as the network sees them, to images/ in the run
     # directory and to TensorBoard; it needs matplotlib.
     config.show_images = 0
+    # (first, last): a profiler trace of these steps, both included, is written to the
+    # run directory, for TensorBoard and Perfetto; as in --config.profile_steps=10,20.
+    config.profile_steps = ()
     # The newest so many checkpoints are kept, and the best on val.
     config.keep_checkpoints = 3
     # Stop after so many evaluations without a better value on val; 0: never.
@@ -481,6 +485,21 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
         raise ValueError(
             f'config.few_shot.shots is {config.few_shot.shots}; it must be numbers of '
             'images per class, as (1, 5, 10, 25).'
+        )
+    steps = config.profile_steps
+    if steps and not (
+        len(steps) == 2
+        and all(isinstance(step, int) for step in steps)
+        and 1 <= steps[0] <= steps[1]
+    ):
+        raise ValueError(
+            f'config.profile_steps is {steps}; it must be the first and the last step '
+            'of a trace, as 10,20, or () for none.'
+        )
+    if steps and config.total_steps is not None and steps[0] > config.total_steps:
+        raise ValueError(
+            f'config.profile_steps is {steps}, but the run ends with step '
+            f'{config.total_steps}.'
         )
     if config.early_stop and not (config.eval_every and config.pp.val is not None):
         raise ValueError(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint, data, evaluators, models, optim, sharding
+from vit_jax import checkpoint, data, evaluators, models, optim, profiling, sharding
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.train_state import TrainCheckpoints
 from vit_jax.interruption import Interrupted, Interruption
@@ -129,10 +129,16 @@ def train_and_evaluate(
                 start,
                 config.total_steps,
             )
+            steps = stack.enter_context(
+                contextlib.closing(
+                    profiling.traced(steps, start, config.profile_steps, run.path)
+                )
+            )
             state = _train(
                 config, run, steps, start, throughput, judge, checkpoints,
                 few_shot, pictures,
             )  # fmt: skip
+            steps.close()
             host_batches.close()
 
         # Results: the last parameters and the best on val, both judged on test.
