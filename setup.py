@@ -84,7 +84,9 @@ setup(
     # is installed inside the package, where `--config=vit.py:b16,cifar10` finds it.
     packages=[*find_packages(include=['vit_jax', 'vit_jax.*']), 'vit_jax.configs'],
     package_dir={'vit_jax.configs': 'configs'},
-    package_data={'vit_jax': ['py.typed', 'checkpoint/imagenet/*.txt', 'report/page.html']},
+    package_data={
+        'vit_jax': ['py.typed', 'checkpoint/imagenet/*.txt', 'report/page.html']
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

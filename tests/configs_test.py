@@ -183,6 +183,19 @@ def test_configs_of_models_under_the_originals_import_path():
     assert {f'get_{name}_config' for name in models.SHORT_NAMES} <= set(configs.__all__)
 
 
+@pytest.mark.parametrize('argument', ['l16,cifar10', 'r50_b16,/photos', 'h14,cifar10'])
+def test_a_probe_sees_features_without_dropout(argument):
+    config = main.load_recipe(f'linear_probe.py:{argument}')
+    assert config.model.transformer.dropout_rate == 0
+    assert config.pp.crop == 224
+    assert main.load_recipe(f'vit.py:{argument}').model.transformer.dropout_rate > 0
+
+
+def test_a_mixer_is_probed_at_its_own_size():
+    config = main.load_recipe('linear_probe.py:mixer_b16,cifar10')
+    assert (config.pp.crop, config.batch, config.base_lr) == (224, 512, 0.01)
+
+
 def test_every_recipe_is_a_run_book():
     for path in sorted((conftest.GOLDEN.parents[1] / 'configs').glob('*.py')):
         if path.stem not in ('__init__', 'models'):

@@ -72,6 +72,7 @@ NEW_VALUES = {
     'pretrained': '/a/file.npz',
     'tfds_data_dir': '/a',
     'tfds_manual_dir': '/b',
+    'few_shot.dataset': 'cifar100',
     'total_steps': 11,
     'warmup_steps': 3,
     'model.gelu': 'exact',

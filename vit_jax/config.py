@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+from flax import traverse_util
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -474,13 +476,6 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
             f'config.layer_decay is {config.layer_decay}; it must be above 0 and at '
             'most 1, which is without decay.'
         )
-    try:
-        re.compile(config.frozen)
-    except re.error as error:
-        raise ValueError(
-            f'config.frozen is {config.frozen!r}, which is no regular expression: '
-            f'{error}.'
-        ) from error
     if not all(isinstance(n, int) and n > 0 for n in config.few_shot.shots or (0,)):
         raise ValueError(
             f'config.few_shot.shots is {config.few_shot.shots}; it must be numbers of '
@@ -553,6 +548,8 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
             f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
             f'the {num_devices} devices.'
         )
+    if config.frozen:
+        _check_frozen(config)
     if config.batch is not None:
         parts = config.accum_steps or 1
         if config.batch % parts:
@@ -567,3 +564,51 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 'devices cannot share equally. Take a batch that is a multiple of '
                 f'{parts * num_devices}.'
             )
+
+
+def _check_frozen(config: ConfigDict) -> None:
+    """Raises a ValueError unless some parameters are frozen and others can learn."""
+    try:
+        expression = re.compile(config.frozen)
+    except re.error as error:
+        raise ValueError(
+            f'config.frozen is {config.frozen!r}, which is no regular expression: '
+            f'{error}.'
+        ) from error
+    names = parameter_names(config)
+    frozen = {name for name in names if expression.search(name)}
+    if not frozen:
+        scopes = ['/'.join(name.split('/')[:-1][:2]) or name for name in names]
+        some = dict.fromkeys(re.sub(r'\d+', '*', scope) for scope in scopes)
+        raise ValueError(
+            f'config.frozen is {config.frozen!r}, which is found in the name of no '
+            f'parameter.{nearest(config.frozen, names)} There are {", ".join(some)}.'
+        )
+    if frozen == set(names):
+        raise ValueError(
+            f'config.frozen is {config.frozen!r}, which is found in the names of all '
+            "parameters: nothing would be trained. '^(?!head/)' leaves the head."
+        )
+    if (
+        'head/kernel' in frozen
+        and config.model.get('head_init', 'zeros') == 'zeros'
+        and not config.keep_head
+    ):
+        raise ValueError(
+            f'config.frozen is {config.frozen!r}, which freezes head/kernel at the '
+            'zeros that a new head starts with: nothing before it would learn. Leave '
+            'the head out, or keep that of the weights by config.keep_head.'
+        )
+
+
+def parameter_names(config: ConfigDict) -> list[str]:
+    """Returns the names of a model's parameters, as published."""
+    size = config.pp.size or (config.pp.crop or largest_crop(config.model, 224),) * 2
+    images = jax.ShapeDtypeStruct((1, *size, config.pp.channels), 'float32')
+    # One block is traced for all: a fraction of a second for any model.
+    model = models.from_config(config.model, num_classes=2, scan_layers=True)
+    variables = jax.eval_shape(
+        lambda images: model.init(jax.random.key(0), images, train=False), images
+    )
+    params = models.unstack(variables['params'])
+    return list(traverse_util.flatten_dict(params, sep='/'))

@@ -1,7 +1,8 @@
 """The optimizer of a run: its learning-rate schedule, and what it leaves alone."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def create_learning_rate_schedule(
 def is_kernel(params: dict) -> dict:
     """Returns a tree of bools: which parameters weight decay applies to."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key == 'kernel', params
+        lambda path, _: path[-1].key.rpartition('/')[2] == 'kernel', params
     )
 
 
@@ -74,7 +75,8 @@ def layers(names: Iterable[str]) -> dict[str, int]:
     """Returns the layer of each parameter, as layer-wise decay counts them.
 
     0 is everything before the blocks, i + 1 is block i, and what follows the blocks
-    has the number of blocks + 1 (Bao et al., 2022, and He et al., 2022, count so).
+    has the number of blocks + 1: BEiT (Bao et al., 2022) and MAE (He et al., 2022)
+    count so.
     """
     names = list(names)
     blocks = {n: int(m[1]) for n in names if (m := _BLOCK.search(n))}
@@ -85,64 +87,40 @@ def layers(names: Iterable[str]) -> dict[str, int]:
     }
 
 
-def multipliers(config: ConfigDict, params: PyTree) -> PyTree | None:
-    """Returns the factor of each parameter's learning rate; None: all are 1.
+def multipliers(config: ConfigDict, names: Iterable[str]) -> dict[str, float]:
+    """Returns by what the learning rate is multiplied for each parameter; 0: frozen.
 
-    0 means frozen. The factor of layer i of n is layer_decay^(n - i).
+    It is layer_decay^(n - i) in layer i of n, see `layers`.
 
     Args:
         config: its keys frozen and layer_decay.
-        params: of the model, arrays or shapes, with blocks stacked or not.
-
-    Returns:
-        A tree like `params` of NumPy arrays that broadcast against it.
-
-    Raises:
-        ValueError: `frozen` freezes nothing, or everything.
+        names: of all parameters, as published.
     """
-    if not config.frozen and config.layer_decay == 1:
-        return None
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    published = models.unstack(shapes)
-    flat = traverse_util.flatten_dict(published, sep='/')
-    frozen = {name for name in flat if config.frozen and re.search(config.frozen, name)}
-    if config.frozen and not frozen:
-        some = ', '.join(sorted(flat, key=lambda name: (name.count('/'), name))[:6])
-        raise ValueError(
-            f'config.frozen is {config.frozen!r}, which is found in no name of a '
-            f'parameter. Names are, for example, {some}.'
-        )
-    if len(frozen) == len(flat):
-        raise ValueError(
-            f'config.frozen is {config.frozen!r}, which is found in the name of every '
-            "parameter, so that nothing would be trained; '^(?!head/)' leaves the head."
-        )
-    layer = layers(flat)
-    last = max(layer.values())
-    factor = {
-        name: np.float32(0 if name in frozen else config.layer_decay ** (last - i))
+    layer = layers(names)
+    last = max(layer.values(), default=0)
+    return {
+        name: 0.0
+        if config.frozen and re.search(config.frozen, name)
+        else float(config.layer_decay) ** (last - i)
         for name, i in layer.items()
     }
-    tree = traverse_util.unflatten_dict(factor, sep='/')
-    if jax.tree.structure(tree) != jax.tree.structure(params):
-        tree = models.stack(tree)
-    return jax.tree.map(
-        lambda x, like: np.reshape(x, np.shape(x) + (1,) * (like.ndim - np.ndim(x))),
-        tree,
-        shapes,
-    )
 
 
-def is_trained(factors: PyTree) -> PyTree:
-    """Returns which arrays are trained, at least in part, by `multipliers`.
+def trainable(config: ConfigDict, params: PyTree) -> PyTree | None:
+    """Returns which parameters are trained; None: all of them.
 
-    The arrays of one name in all blocks go together, as they do in a stack, so that
-    the optimizer's state is the same with stacked blocks and without.
+    Args:
+        config: its key frozen.
+        params: arrays or shapes, with blocks stacked or not.
+
+    Returns:
+        A tree like `params` of bools, or where blocks are stacked of bools (l).
     """
-    flat = traverse_util.flatten_dict(factors, sep='/')
-    trained = {_BLOCK.sub('/', name) for name, x in flat.items() if np.any(x)}
-    found = {name: _BLOCK.sub('/', name) in trained for name in flat}
-    return traverse_util.unflatten_dict(found, sep='/')
+    if not config.frozen:
+        return None
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    factors = multipliers(config, _by_name(shapes))
+    return _like(params, {name: np.bool_(x > 0) for name, x in factors.items()})
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -150,8 +128,10 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
     SGD has momentum 0.9 (not Nesterov), kept in `config.optim_dtype`; weight decay
     adds to its gradient, while AdamW decouples it (Loshchilov & Hutter, 2019).
-    AdamW keeps its first moment in `config.optim_dtype`. Parameters whose factor (see
-    `multipliers`) is 0 have no state, and do not count in the norm.
+    AdamW keeps its first moment in `config.optim_dtype`.
+
+    What `config.frozen` finds has no state, is not decayed, and does not count in the
+    norm. `config.layer_decay` multiplies the learning rate, and so decoupled decay.
     """
     learning_rate = create_learning_rate_schedule(
         config.total_steps, config.base_lr, config.decay_type, config.warmup_steps
@@ -175,19 +155,58 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         )
     optimizer = optax.chain(*steps)
     if not config.frozen and config.layer_decay == 1:
-        return optimizer
+        return optimizer  # its state is that of the runs that knew of neither
 
-    def labels(params: PyTree) -> PyTree:
-        trained = is_trained(multipliers(config, params))
-        return jax.tree.map(lambda x: 'trained' if x else 'frozen', trained)
-
-    def scale(updates: PyTree, params: PyTree) -> PyTree:
+    def labels(params: dict) -> dict[str, str]:
         factors = multipliers(config, params)
-        return jax.tree.map(lambda u, f: u * jnp.asarray(f, u.dtype), updates, factors)
+        return {name: 'trained' if x else 'frozen' for name, x in factors.items()}
 
-    return optax.chain(
+    def scale(updates: dict, params: dict | None) -> dict:
+        del params
+        factors = multipliers(config, updates)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, update: update * factors[path[-1].key], updates
+        )
+
+    return _on_names(
         optax.multi_transform(
-            {'trained': optimizer, 'frozen': optax.set_to_zero()}, labels
-        ),
-        optax.stateless(scale),
+            {
+                'trained': optax.chain(optimizer, optax.stateless(scale)),
+                'frozen': optax.set_to_zero(),
+            },
+            labels,
+        )
     )
+
+
+def _on_names(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Returns an optimizer for any tree of parameters from one for dicts by name.
+
+    Names are the published ones, one for each block: single layers of a stack can
+    be frozen, and the state is the same whether or not a run stacks its blocks.
+    """
+
+    def init(params: PyTree) -> optax.OptState:
+        return optimizer.init(_by_name(params))
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.OptState]:
+        found, state = optimizer.update(_by_name(updates), state, _by_name(params))
+        return _like(updates, found), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_name(params: PyTree) -> dict[str, Any]:
+    """Returns the arrays of parameters by their published names."""
+    return traverse_util.flatten_dict(models.unstack(params), sep='/')
+
+
+def _like(params: PyTree, named: Mapping[str, Any]) -> PyTree:
+    """Returns values by name as a tree like `params`: blocks stacked, or not."""
+    tree = traverse_util.unflatten_dict(named, sep='/')
+    stacked = jax.tree.structure(tree) != jax.tree.structure(params)
+    return models.stack(tree) if stacked else tree

@@ -8,18 +8,22 @@ with the same bits as one that was not.
 
 import collections
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
 from vit_jax import optim
 from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
+
+log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]  # of arrays
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -114,31 +118,36 @@ def accumulate_gradient(
     return jax.tree.map(lambda x: x / accum_steps, total)
 
 
-def _split(params: PyTree, factors: PyTree) -> tuple[PyTree, PyTree]:
-    """Returns what is trained and what is not, each with None for the other.
+def split(
+    params: PyTree, trainable: PyTree | None
+) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """Returns what is trained of the parameters, and how all follow from that.
 
-    What is not trained is not differentiated for, so that nothing is computed beyond
-    the first layer that is.
+    Only what is trained is differentiated for. The backward pass then ends at the
+    first layer that has some of it, and frozen parameters have no gradient to keep.
+
+    Args:
+        params: all parameters.
+        trainable: from `optim.trainable`.
+
+    Returns:
+        The parameters with None for those that are frozen; and a function from such a
+        tree to all parameters. Of a stack with frozen layers, the whole is trained,
+        but the function gives these layers as they are in `params`.
     """
-    if factors is None:
-        return params, None
-    trained = optim.is_trained(factors)
-    return tuple(
-        jax.tree.map(lambda x, t, want=want: x if t == want else None, params, trained)
-        for want in (True, False)
-    )
+    if trainable is None:
+        return params, lambda trained: trained
 
+    def join(param: Array, on: np.ndarray | np.bool_, trained: Array | None) -> Array:
+        if trained is None:
+            return param
+        if np.all(on):
+            return trained
+        on = np.reshape(on, (-1, *(1 for _ in param.shape[1:])))
+        return jnp.where(on, trained, param)
 
-def _join(trained: PyTree, kept: PyTree) -> PyTree:
-    """Returns the whole of what `_split` has parted."""
-    if kept is None:
-        return trained
-    return jax.tree.map(
-        lambda t, k: k if t is None else t,
-        trained,
-        kept,
-        is_leaf=lambda x: x is None,
-    )
+    trained = jax.tree.map(lambda x, on: x if np.any(on) else None, params, trainable)
+    return trained, lambda trained: jax.tree.map(join, params, trainable, trained)
 
 
 def train_step(
@@ -151,7 +160,7 @@ def train_step(
     seed: int,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
-    factors: PyTree = None,
+    trainable: PyTree | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Returns state s + 1 from state s and batch s.
 
@@ -164,25 +173,27 @@ def train_step(
         seed: of dropout.
         mean: of the pixels, see `normalize`.
         std: of the pixels, see `normalize`.
-        factors: of the learning rates, from `optim.multipliers`.
+        trainable: which parameters are trained, from `optim.trainable`; None: all.
 
     Returns:
-        The state, and 'loss' and 'grad_norm' (before clipping) of step s.
+        The state, and 'loss' and 'grad_norm' (before clipping, of what is trained) of
+        step s.
     """
-    loss_of = functools.partial(loss_fn, model=model, mean=mean, std=std)
-    trained, kept = _split(state.params, factors)
+    trained, join = split(state.params, trainable)
+
+    def loss_of(trained: PyTree, batch: Batch, rng: PRNGKeyArray) -> Float[Array, '']:
+        return loss_fn(join(trained), batch, rng, model=model, mean=mean, std=std)
+
     loss, grads = accumulate_gradient(
-        jax.value_and_grad(lambda trained, *rest: loss_of(_join(trained, kept), *rest)),
+        jax.value_and_grad(loss_of),
         trained,
         {'image': batch['image'], 'label': batch['label']},
         jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
         accum_steps,
     )
-    grads = _join(grads, jax.tree.map(jnp.zeros_like, kept))
-    if factors is not None:  # of layers in a stack, some may be frozen
-        grads = jax.tree.map(
-            lambda g, f: g * jnp.asarray(f > 0, g.dtype), grads, factors
-        )
+    grads = jax.tree.map(
+        lambda x, grad: jnp.zeros_like(x) if grad is None else grad, state.params, grads
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
     fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm) | (state.first_nonfinite >= 0)
@@ -203,6 +214,11 @@ def compile_step(
     state: TrainState,
 ) -> Step:
     """Returns `train_step` compiled, with the state donated and its sharding kept."""
+    trainable = optim.trainable(config, state.params)
+    if trainable is not None:
+        counts = jax.tree.map(lambda x, on: x.size * on.mean(), state.params, trainable)
+        count = round(sum(jax.tree.leaves(counts)))
+        log.info('%s of the parameters are trained, the others frozen.', f'{count:,}')
     step = functools.partial(
         train_step,
         model=model,
@@ -211,7 +227,7 @@ def compile_step(
         seed=config.seed,
         mean=config.pp.mean or MEAN,
         std=config.pp.std or STD,
-        factors=optim.multipliers(config, state.params),
+        trainable=trainable,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
