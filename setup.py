@@ -64,6 +64,9 @@ EXTRAS_REQUIRE = {
         *PANDAS,
         *PLOT,
         'beartype>=0.19',  # checks the shapes in signatures under pytest
+        'ipykernel>=6.29.0',  # runs the notebooks
+        'nbclient>=0.10.0',  # executes them in a test
+        'nbformat>=5.10.0',  # their format
         'playwright>=1.48',  # drives the Chromium in which a test opens the report
         'pytest>=8.3',
         'pytest-xdist>=3.6.1',  # the suite on all cores

@@ -46,10 +46,10 @@ def finetune(
         ValueError: there is no such key, dataset, model or file of weights, or they do
             not fit together.
     """
+    _tell_progress()  # first: libraries of training give the program a handler
     from vit_jax import train
     from vit_jax.predictor import Predictor
 
-    _tell_progress()
     recipe = _recipe(os.fspath(dataset), os.fspath(model), pretrained)
     _set(recipe, config or {})
     if workdir is None:

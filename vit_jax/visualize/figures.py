@@ -250,6 +250,8 @@ def shown_panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, str]]:
 def _draw_panel(
     ax: Any, name: str, legends: Mapping[str, str], curves: Mapping[str, Curve]
 ) -> None:
+    from matplotlib import ticker
+
     for legend, curve in legends.items():
         steps, values = curves[curve]
         # By its name, so that a split has one colour everywhere.
@@ -261,6 +263,10 @@ def _draw_panel(
     # Not so if it ends at zero, or is nowhere finite.
     if name == 'loss' and np.all(values[np.isfinite(values)] > 0):
         ax.set_yscale('log')
+        # Plain numbers: those of matplotlib are formulas, which are switched off.
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:g}'))
+        ax.yaxis.set_minor_formatter(ticker.NullFormatter())
     if name in ('loss', 'accuracy'):
         ax.legend()
 
