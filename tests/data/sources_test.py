@@ -146,3 +146,9 @@ def test_picked_examples():
     assert other.class_names == ('a',)
     assert other.fingerprint() != picked.fingerprint()
     assert picked.fingerprint() == sources.Picked(Numbers(), (0, 2, 5, 7)).fingerprint()
+
+
+def test_a_folder_by_its_path(photos):
+    assert sources.open_dataset(photos).splits == sources.open_dataset(
+        str(photos)
+    ).splits  # fmt: skip

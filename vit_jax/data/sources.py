@@ -216,7 +216,7 @@ def sha256(*values) -> str:
 
 
 def open_dataset(
-    name: str,
+    name: str | os.PathLike,
     *,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
@@ -237,6 +237,7 @@ def open_dataset(
     Raises:
       ValueError: nothing of that name, no labels, or damaged files.
     """
+    name = os.fspath(name)
     # Adapters build on this module, and each one imports libraries of its own.
     if name.startswith('hf:'):
         from vit_jax.data import hub
