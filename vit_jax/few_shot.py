@@ -5,24 +5,26 @@ features of a few training images per class to targets -1 and 1. It has a closed
 so that the number says something about the features and nothing about an optimizer.
 The details are those of the authors' own evaluations: the pre-logits, whitened with
 mean and deviation of the few images, a constant feature of 100 beside them, λ = 1024.
+One differs: images keep their aspect ratio when their shorter side becomes 256, while
+theirs become 256 x 256, before both are cropped to 224.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from vit_jax import commands
+from vit_jax import commands, data
 from vit_jax.metrics import table
 
 if TYPE_CHECKING:
-    from vit_jax import data
     from vit_jax.predictor import Predictor
 
 SHOTS = (1, 5, 10, 25)
@@ -31,6 +33,8 @@ L2_REG = 2.0**10
 BIAS = 100.0
 # Added to the deviation: a feature may be constant over a handful of images.
 _EPSILON = 1e-5
+# How many classes an error names.
+_LISTED = 10
 
 
 def whiten(
@@ -73,16 +77,33 @@ def regress(
 
 
 def choose(
-    labels: Int[np.ndarray, ' n'], shots: int, seed: int
+    labels: Int[np.ndarray, ' n'],
+    shots: int,
+    seed: int,
+    without: Sequence[int] | Int[np.ndarray, ' _'] = (),
 ) -> Int[np.ndarray, ' m']:
     """Returns the places of so many random examples of each class.
 
-    With one seed, more shots are the fewer ones and others. A class with fewer
-    examples gives all it has.
+    Each class in turn is shuffled by one generator, which in the same list of examples
+    chooses as the authors' evaluations do. With one seed, more shots are the fewer ones
+    and others. A class with fewer examples gives all it has.
+
+    Args:
+        labels: of all examples; a negative one is none.
+        shots: how many of each class.
+        seed: of the generator.
+        without: places that others of their class replace.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    by_class = [order[labels[order] == label] for label in np.unique(labels)]
-    return np.sort(np.concatenate([places[:shots] for places in by_class]))
+    generator = np.random.default_rng(seed)
+    order = np.argsort(labels, kind='stable')
+    order = order[labels[order] >= 0]
+    if not len(order):
+        return order
+    chosen = []
+    for places in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        places = generator.permutation(places)
+        chosen.append(places[~np.isin(places, without)][:shots])
+    return np.sort(np.concatenate(chosen))
 
 
 def few_shot(
@@ -103,30 +124,50 @@ def few_shot(
         l2_reg: λ of the regression.
 
     Returns:
-        One dict per number of shots: shots, num_train, and of the accuracies over the
-        seeds mean and std (population deviation), and accuracies.
+        One dict per number of shots: shots, num_train, num_test; of the accuracies over
+        the seeds mean and std (population deviation), and accuracies; and fewer, the
+        classes that have fewer examples, with how many they have.
 
     Raises:
-        ValueError: there is nothing to learn from, or a class of test is unknown.
+        ValueError: there is nothing to learn from, a class of test is unknown, or
+            features are not finite.
     """
     (x, y), (x_test, y_test) = train, test
     check(y, y_test, shots, seeds, l2_reg)
+    choices = {n: [choose(y, n, seed) for seed in range(seeds)] for n in shots}
+    return _results(x, y, x_test, y_test, choices, l2_reg)
+
+
+def _results(
+    x: Float[np.ndarray, 'n d'],
+    y: Int[np.ndarray, ' n'],
+    x_test: Float[np.ndarray, 'm d'],
+    y_test: Int[np.ndarray, ' m'],
+    choices: Mapping[int, Sequence[Int[np.ndarray, ' _']]],
+    l2_reg: float,
+) -> list[dict[str, Any]]:
+    """Returns the rows of `few_shot` for given choices: shots -> one for each seed."""
+    if not (np.isfinite(x).all() and np.isfinite(x_test).all()):
+        raise ValueError('the features are not finite: the model has diverged')
     results = []
-    for count in shots:
+    for count, chosen in choices.items():
         accuracies = []
-        for seed in range(seeds):
-            chosen = choose(y, count, seed)
-            few, judged = whiten(x[chosen], x_test)
-            weights = regress(few, y[chosen], int(y.max()) + 1, l2_reg)
+        for places in chosen:
+            few, judged = whiten(x[places], x_test)
+            weights = regress(few, y[places], int(y.max()) + 1, l2_reg)
             hits = (judged @ weights).argmax(axis=-1) == y_test
             accuracies.append(float(hits.mean()))
+        classes, numbers = np.unique(y[chosen[0]], return_counts=True)
+        found = zip(classes.tolist(), numbers.tolist(), strict=True)
         results.append(
             {
                 'shots': count,
                 'mean': float(np.mean(accuracies)),
                 'std': float(np.std(accuracies)),
-                'num_train': len(chosen),
+                'num_train': len(chosen[0]),
+                'num_test': len(y_test),
                 'accuracies': accuracies,
+                'fewer': {label: n for label, n in found if n < count},
             }
         )
     return results
@@ -138,9 +179,10 @@ def check(
     shots: Sequence[int] = SHOTS,
     seeds: int = SEEDS,
     l2_reg: float = L2_REG,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Raises a ValueError unless labels and numbers allow the protocol."""
-    if min(shots, default=0) < 1 or seeds < 1 or not l2_reg > 0:
+    if min(shots, default=0) < 1 or seeds < 1 or not 0 < l2_reg < np.inf:
         raise ValueError(
             f'found shots {list(shots)}, {seeds} seeds and l2_reg {l2_reg}, expected '
             'shots and seeds of at least 1 and an l2_reg above 0'
@@ -150,15 +192,131 @@ def check(
             f'found {len(train)} training and {len(test)} test examples, expected some '
             'of both: name other splits'
         )
-    if len(np.unique(train)) < 2:
+    if unknown := int((test < 0).sum()):
         raise ValueError(
-            'all training examples are of one class, expected at least two classes'
+            f'{unknown} of {len(test)} test examples have no label: name another split '
+            'to be judged on'
         )
-    if missing := sorted(set(test.tolist()) - set(train.tolist())):
+    classes = np.unique(train[train >= 0])
+    if len(classes) < 2:
         raise ValueError(
-            f'no training example is of the classes {missing[:10]}, which the test '
-            'examples have: name another training split'
+            f'all training examples are of {"one class" if len(classes) else "none"}, '
+            'expected at least two classes'
         )
+    if len(missing := np.setdiff1d(test, classes)):
+        names = _names(missing.tolist(), class_names)
+        raise ValueError(
+            f'no training example is of the classes {names}, '
+            'which the test examples have: name another training split'
+        )
+
+
+def _names(labels: Sequence[int], class_names: Sequence[str]) -> str:
+    """Returns the first of the classes by name, or else by number."""
+    more = f' and {len(labels) - _LISTED} more' if len(labels) > _LISTED else ''
+    known = dict(enumerate(class_names))
+    return ', '.join(str(known.get(i, i)) for i in labels[:_LISTED]) + more
+
+
+class Protocol:
+    """Few-shot classification on a dataset, to judge one model after another.
+
+    Labels are read once. Of the training images only those are read that some seed
+    chooses.
+    """
+
+    def __init__(
+        self,
+        train: 'data.Subset',
+        test: 'data.Subset',
+        *,
+        shots: Sequence[int] = SHOTS,
+        seeds: int = SEEDS,
+        l2_reg: float = L2_REG,
+    ):
+        """Reads the labels.
+
+        Args:
+            train: the examples to choose from.
+            test: the examples to be judged on, of the same classes.
+            shots: see `few_shot`.
+            seeds: see `few_shot`.
+            l2_reg: see `few_shot`.
+
+        Raises:
+            ValueError: labels and numbers do not allow it, or train and test share
+                examples.
+        """
+        if shared := train.num_shared(test):
+            raise ValueError(
+                f'{train.name} and {test.name} share {shared} examples, so that a '
+                'result on them would not be honest: name splits apart'
+            )
+        self._train, self._test = train, test
+        self._shots, self._seeds, self._l2_reg = list(shots), seeds, l2_reg
+        self._labels = train.labels
+        self._check(self._labels, test.labels)
+        self._corrupt: set[int] = set()  # among the training images
+
+    def judge(self, predictor: 'Predictor', **reading: Any) -> list[dict[str, Any]]:
+        """Returns what `few_shot` finds on the pre-logits of a model.
+
+        With `skip_corrupt`, another image of the class takes the place of a training
+        image that does not decode.
+
+        Args:
+            predictor: the model; its card says how images become its input.
+            **reading: batch, num_workers, skip_corrupt of `Predictor.outputs`.
+
+        Returns:
+            As `few_shot`, with classes by name; and skipped, how many of the images
+            that were read do not decode.
+        """
+        known: dict[int, Float[np.ndarray, ' d']] = {}
+        while True:
+            corrupt = sorted(self._corrupt)
+            choices = {
+                count: [
+                    choose(self._labels, count, seed, without=corrupt)
+                    for seed in range(self._seeds)
+                ]
+                for count in self._shots
+            }
+            # Fewer shots are among the most.
+            most = np.unique(np.concatenate(choices[max(self._shots)]))
+            new = [int(place) for place in most if int(place) not in known]
+            if not new:
+                break
+            few, _, seen = _features(predictor, data.Picked(self._train, new), reading)
+            known.update((new[i], x) for i, x in zip(seen, few, strict=True))
+            self._corrupt.update(set(new) - set(known))
+        x_test, y_test, _ = _features(predictor, self._test, reading)
+        self._check(self._labels[most], y_test)
+        rows = _results(
+            np.stack([known[place] for place in most.tolist()]),
+            self._labels[most],
+            x_test,
+            y_test,
+            {
+                count: [np.searchsorted(most, places) for places in chosen]
+                for count, chosen in choices.items()
+            },
+            self._l2_reg,
+        )
+        names = dict(enumerate(self._train.class_names))
+        skipped = len(self._corrupt) + len(self._test) - len(y_test)
+        return [
+            row
+            | {
+                'fewer': {names.get(i, i): n for i, n in row['fewer'].items()},
+                'skipped': skipped,
+            }
+            for row in rows
+        ]
+
+    def _check(self, train: Int[np.ndarray, ' n'], test: Int[np.ndarray, ' m']) -> None:
+        names = self._train.class_names
+        check(train, test, self._shots, self._seeds, self._l2_reg, names)
 
 
 def judge(
@@ -171,58 +329,28 @@ def judge(
     l2_reg: float = L2_REG,
     **reading: Any,
 ) -> list[dict[str, Any]]:
-    """Returns what `few_shot` finds on the pre-logits of a model.
-
-    Of the training examples only those are read that some seed chooses.
-
-    Args:
-        predictor: the model; its card says how images become its input.
-        train: the examples to choose from.
-        test: the examples to be judged on, with the same classes.
-        shots: see `few_shot`.
-        seeds: see `few_shot`.
-        l2_reg: see `few_shot`.
-        **reading: batch, num_workers, skip_corrupt of `Predictor.outputs`.
-    """
-    from vit_jax import data
-
-    labels = train.labels
-    check(labels, test.labels, shots, seeds, l2_reg)
-    most = [choose(labels, max(shots), seed) for seed in range(seeds)]
-    places = np.unique(np.concatenate(most))
-    # Examples that are in no choice keep their places, with features that nobody sees.
-    few, seen = _features(predictor, data.Picked(train, places.tolist()), reading)
-    if len(seen) < len(places):
-        raise ValueError(
-            f'{len(places) - len(seen)} of the chosen training images do not decode: '
-            'remove them'
-        )
-    x = np.zeros((len(labels), few.shape[1]), few.dtype)
-    x[places] = few
-    x_test, seen = _features(predictor, test, reading)
-    return few_shot(
-        (x, labels),
-        (x_test, test.labels[seen]),
-        shots=shots,
-        seeds=seeds,
-        l2_reg=l2_reg,
-    )
+    """Returns what `Protocol.judge` says of one model; arguments as there."""
+    protocol = Protocol(train, test, shots=shots, seeds=seeds, l2_reg=l2_reg)
+    return protocol.judge(predictor, **reading)
 
 
 def _features(
     predictor: 'Predictor', source: 'data.Source', reading: dict[str, Any]
-) -> tuple[Float[np.ndarray, 'n d'], Int[np.ndarray, ' n']]:
-    """Returns the pre-logits of a source, and the places of those that decode."""
+) -> tuple[Float[np.ndarray, 'n d'], Int[np.ndarray, ' n'], Int[np.ndarray, ' n']]:
+    """Returns pre-logits, labels, and the places of the examples that decode."""
     from vit_jax.predictor import PRE_LOGITS
 
     rows = list(predictor.outputs(source, [PRE_LOGITS], **reading))
-    features = np.concatenate([row[PRE_LOGITS] for row in rows])
+    features, labels, places = (
+        np.concatenate([row[name] for row in rows])
+        for name in (PRE_LOGITS, 'label', 'index')
+    )
     if features.ndim != 2:
         raise ValueError(
             f'the model gives features of shape {features.shape[1:]}, expected one '
             'vector per image: its classifier should be token or gap'
         )
-    return np.float32(features), np.concatenate([row['index'] for row in rows])
+    return np.float32(features), labels, places
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,7 +363,10 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_checkpoint(parser)
     commands.add_dataset(parser, split=False)
     parser.add_argument('--train_split', help='to choose from; default: as in training')
-    parser.add_argument('--split', help='to be judged on; default: the test split')
+    parser.add_argument(
+        '--test_split', '--split', dest='split', metavar='TEST_SPLIT',
+        help='to be judged on; default: the test split',
+    )  # fmt: skip
     parser.add_argument(
         '--shots', type=int, nargs='+', default=SHOTS, metavar='N',
         help='training images per class (1 5 10 25)',
@@ -260,42 +391,57 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    reference = commands.checkpoint_of(args)
-    results = judge_checkpoint(args)
+    # Libraries tell there what they prepare; standard output is for the results.
+    with contextlib.redirect_stdout(sys.stderr):
+        found = judge_checkpoint(args)
+    rows = found['few_shot']
+    shown = ('shots', 'mean', 'std', 'num_train')
+    brief = [{name: row[name] for name in shown} for row in rows]
     if args.format == 'json':
-        print(json.dumps({'checkpoint': str(reference), 'few_shot': results}))
-        return 0
-    rows = [
-        {name: value for name, value in row.items() if name != 'accuracies'}
-        for row in results
-    ]
-    if args.format == 'csv':
-        writer = csv.DictWriter(sys.stdout, rows[0], lineterminator='\n')
+        print(json.dumps(found))
+    elif args.format == 'csv':
+        writer = csv.DictWriter(sys.stdout, shown, lineterminator='\n')
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(brief)
     else:
-        print(table(rows))
-    return 0
+        print(table(brief))
+    for row in rows:
+        if fewer := row['fewer']:
+            classes = [f'{name} ({number})' for name, number in fewer.items()]
+            print(
+                f'few_shot: fewer than {row["shots"]} training images, so all of them: '
+                f'{_names(range(len(classes)), classes)}',
+                file=sys.stderr,
+            )
+    if skipped := rows[0]['skipped']:
+        print(
+            f'few_shot: {skipped} images do not decode and were left out',
+            file=sys.stderr,
+        )
+    return int(skipped > 0)
 
 
-def judge_checkpoint(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the results of a checkpoint; `args` as in `main`.
+def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the results of a checkpoint, and how they came about.
+
+    Args:
+        args: as in `main`.
 
     Raises:
         ValueError: model, dataset or splits are not there or do not fit together.
     """
     from vit_jax.predictor import Predictor
 
+    reference = commands.checkpoint_of(args)
+    # Before any work.
     check(np.arange(2), np.arange(2), args.shots, args.seeds, args.l2_reg)
     size = None if args.size is None else (args.size, args.size)
-    predictor = Predictor.load(
-        commands.checkpoint_of(args), best=args.best, image_size=size
-    )
+    predictor = Predictor.load(reference, best=args.best, image_size=size)
     card = predictor.card
     resize = args.resize
     if resize is None:
         resize = round(min(card.image_size) * 8 / 7)
-    elif 0 < resize < max(card.image_size):
+    elif resize < 0 or 0 < resize < max(card.image_size):
         raise ValueError(
             f'--resize is {resize}, smaller than the crop of '
             f'{max(card.image_size)} pixels that is cut from it; 0 resizes straight '
@@ -304,10 +450,12 @@ def judge_checkpoint(args: argparse.Namespace) -> list[dict[str, Any]]:
     predictor.card = dataclasses.replace(card, resize=resize or None)
     dataset = commands.dataset_of(args, card)
     own = None if args.dataset else card.source.get('train_split')
-    return judge(
+    train_split = args.train_split or own or 'train'
+    test_split = commands.split_of(args, card, dataset)
+    rows = judge(
         predictor,
-        dataset.source(args.train_split or own or 'train'),
-        dataset.source(commands.split_of(args, card, dataset)),
+        dataset.source(train_split),
+        dataset.source(test_split),
         shots=args.shots,
         seeds=args.seeds,
         l2_reg=args.l2_reg,
@@ -315,6 +463,16 @@ def judge_checkpoint(args: argparse.Namespace) -> list[dict[str, Any]]:
         num_workers=args.num_workers,
         skip_corrupt=args.skip_corrupt,
     )
+    return {
+        'checkpoint': str(reference),
+        'dataset': dataset.name,
+        'train_split': train_split,
+        'test_split': test_split,
+        'image_size': list(card.image_size),
+        'resize': predictor.card.resize,
+        'l2_reg': args.l2_reg,
+        'few_shot': rows,
+    }
 
 
 if __name__ == '__main__':
