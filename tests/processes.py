@@ -61,7 +61,14 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def start(recipe: pathlib.Path, workdir: pathlib.Path, *arguments: str, code=None):
+def start(
+    recipe: pathlib.Path,
+    workdir: pathlib.Path,
+    *arguments: str,
+    code=None,
+    output=None,
+    **variables: str,
+):
     """Starts `python -m vit_jax.main` in a process group of its own.
 
     Args:
@@ -69,6 +76,8 @@ def start(recipe: pathlib.Path, workdir: pathlib.Path, *arguments: str, code=Non
         workdir: the run directory. What the run prints is appended to a file beside it.
         *arguments: more of the command line.
         code: Python to execute before the command.
+        output: another file for what the run prints.
+        **variables: more of its environment.
     """
     command = ['-m', 'vit_jax.main']
     if code is not None:
@@ -77,7 +86,7 @@ def start(recipe: pathlib.Path, workdir: pathlib.Path, *arguments: str, code=Non
             f'{code}\nfrom vit_jax import main; raise SystemExit(main.main())',
         ]
     arguments = (f'--config={recipe}', f'--workdir={workdir}', *arguments)
-    output = output_of(workdir).open('a')
+    output = (output or output_of(workdir)).open('a')
     with (
         output,
         subprocess.Popen(
@@ -85,7 +94,7 @@ def start(recipe: pathlib.Path, workdir: pathlib.Path, *arguments: str, code=Non
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment(**{MARK: str(workdir)}),
+            env=environment(**{MARK: str(workdir)}, **variables),
         ) as process,
     ):
         try:

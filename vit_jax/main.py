@@ -23,7 +23,17 @@ from vit_jax import config as config_lib
 
 log = logging.getLogger('vit_jax')
 
-_FLAGS = ('workdir', 'compile_cache')
+# What `hosts.connect` takes; its default is None's meaning.
+_HOSTS = {
+    'coordinator_address': 'Of several hosts: host:port of process 0. Slurm, Open MPI '
+    'and TPU pods need none of these flags.',
+    'num_processes': 'Of several hosts: how many processes there are.',
+    'process_id': 'Of several hosts: which one this is, from 0.',
+    'coordinator_timeout': 'Seconds within which all hosts must be there (300).',
+    'heartbeat_timeout': 'Seconds without a sign of life until a host is lost, and the '
+    'others end (100).',
+}
+_FLAGS = ('workdir', 'compile_cache', *_HOSTS)
 _FLAG = re.compile(r'--?config(?:=(.*))?$', re.DOTALL)
 _KEY = re.compile(r'--?config\.([\w.]+)(?:=(.*))?$', re.DOTALL)
 
@@ -104,6 +114,11 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, flags.FlagValues]:
         "default: JAX_COMPILATION_CACHE_DIR, or the user's cache.",
         flag_values=values,
     )
+    for name, text in _HOSTS.items():
+        define = flags.DEFINE_integer
+        if name == 'coordinator_address':
+            define = flags.DEFINE_string
+        define(name, None, text, flag_values=values)
     flags.DEFINE_bool(
         'help', False, 'Show this help.', short_name='h', flag_values=values
     )
@@ -209,20 +224,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, options = parse(sys.argv if argv is None else argv)
         compilation_cache.enable(options.compile_cache)
         # Only now, so that a slip on the command line is answered at once.
-        from vit_jax import train
+        from vit_jax import hosts, train
 
+        given = {name: getattr(options, name) for name in _HOSTS}
+        hosts.connect(**{k: value for k, value in given.items() if value is not None})
+        if not hosts.is_first():
+            terminal.setLevel(logging.WARNING)
         train.train_and_evaluate(config, options.workdir)
     except ValueError as error:
         if os.environ.get('VIT_JAX_TRACEBACK'):
             raise
         print(f'vit_jax: {error}', file=sys.stderr)
-        return 2
+        return _ended(2)
     except (FloatingPointError, OSError) as error:
         print(f'vit_jax: {error}', file=sys.stderr)
-        return 1
+        return _ended(1)
     except KeyboardInterrupt:
-        return 130
+        return _ended(130)
+    except Exception:
+        _ended(1)
+        raise
     return 0
+
+
+def _ended(code: int) -> int:
+    """Returns the exit code of a failure; one of several hosts ends with it here."""
+    if (hosts := sys.modules.get('vit_jax.hosts')) is not None:
+        hosts.end(code)
+    return code
 
 
 if __name__ == '__main__':

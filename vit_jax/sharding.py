@@ -63,6 +63,49 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(rule, state)
 
 
+def whole(array: Any) -> Any:
+    """Returns an array that each device of its mesh holds whole.
+
+    All hosts must ask. What is no `jax.Array`, or is whole already, stays as it is.
+    """
+    if not isinstance(array, jax.Array) or array.is_fully_replicated:
+        return array
+    where = replicated(array.sharding.mesh)
+    return jax.jit(_same, out_shardings=where)(array)
+
+
+def on_one_host(mesh: Mesh) -> Mesh:
+    """Returns the mesh on which this host computes what it does without the others."""
+    if jax.process_count() == 1:
+        return mesh
+    return make_mesh(devices=jax.local_devices())
+
+
+def on_this_host(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays that this host can compute with, without the others.
+
+    All hosts must ask. With one host, nothing is moved.
+
+    Args:
+        tree: of global arrays.
+        mesh: from `on_one_host`; its devices will hold all arrays whole.
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def here(array: jax.Array) -> jax.Array:
+        parts = [part.data for part in whole(array).addressable_shards]
+        return jax.make_array_from_single_device_arrays(
+            array.shape, replicated(mesh), parts
+        )
+
+    return jax.tree.map(here, tree)
+
+
+def _same(array: jax.Array) -> jax.Array:
+    return array
+
+
 def to_devices(
     batch: Mapping[str, np.ndarray], sharding: NamedSharding
 ) -> dict[str, jax.Array]:

@@ -13,7 +13,16 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint, data, evaluators, models, optim, profiling, sharding
+from vit_jax import (
+    checkpoint,
+    data,
+    evaluators,
+    hosts,
+    models,
+    optim,
+    profiling,
+    sharding,
+)
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.train_state import TrainCheckpoints
 from vit_jax.interruption import Interrupted, Interruption
@@ -25,11 +34,20 @@ from vit_jax.train_step import (
     train_step,
     training_steps,
 )
-from vit_jax.workdir import RunDirectory
+from vit_jax.workdir import RunDirectory, versions
 
 __all__ = ['TrainState', 'train_and_evaluate', 'train_step']
 
 log = logging.getLogger(__name__)
+
+# Keys that each host may have as it likes. What is at other paths is compared by
+# fingerprint.
+_OWN = frozenset(
+    {
+        *('dataset', 'tfds_data_dir', 'tfds_manual_dir', 'pretrained'),
+        *('pretrained_dir', 'num_threads', 'num_workers', 'prefetch'),
+    }
+)
 
 
 def train_and_evaluate(
@@ -54,29 +72,37 @@ def train_and_evaluate(
         Interrupted: a signal asked for the end; the state is saved.
     """
     config = config.copy_and_resolve_references()
+    hosts.agree(_common(config) | {'the code': hosts.code(), **versions()})
     config_lib.check(config, num_devices=jax.device_count())
-    run = RunDirectory(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run.locked())
-        stack.enter_context(run.logging())
-        stack.enter_context(_explained(config))
+        with hosts.together():
+            run = RunDirectory(workdir)
+            stack.enter_context(run.locked())
+            stack.enter_context(run.logging())
+            stack.enter_context(_explained(config))
+            stack.enter_context(hosts.explained())
+        run.require_shared()
         checkpoints = stack.enter_context(
             TrainCheckpoints(run.path / 'checkpoints', config.keep_checkpoints)
         )
         start = checkpoints.latest_step()
 
         # Data: what trains, what selects and what only judges.
-        dataset = data.open_dataset(
-            config.dataset,
-            data_dir=config.tfds_data_dir,
-            manual_dir=config.tfds_manual_dir,
-            holdout=config.pp.holdout,
+        dataset = hosts.first_ahead(
+            lambda: data.open_dataset(
+                config.dataset,
+                data_dir=config.tfds_data_dir,
+                manual_dir=config.tfds_manual_dir,
+                holdout=config.pp.holdout,
+            )
         )
-        sources = _open_splits(config, dataset)
-        known = start is not None or run.summary() is not None
-        before = run.config() if known else None
-        _fill_in(config, len(sources['train']), before)
-        _follow_weights(config, before)
+        with hosts.together():
+            sources = _open_splits(config, dataset)
+            known = start is not None or run.summary() is not None
+            before = run.config() if known else None
+            _fill_in(config, len(sources['train']), before)
+        hosts.first_ahead(lambda: _follow_weights(config, before))
+        hosts.agree(_common(config) | {'the step to go on from': start})
 
         # Is it this run that the directory holds, and is it complete?
         run.open(config, dataset.class_names, sources, resume=start is not None)
@@ -111,10 +137,13 @@ def train_and_evaluate(
 
         # Training.
         judge = evaluators.make_judge(config, model, sources, mesh)
+        own_mesh = sharding.on_one_host(mesh)
         few_shot = evaluators.make_few_shot(
-            config, model, _card(config, dataset, []), sources, mesh
+            config, model, _card(config, dataset, []), sources, own_mesh
         )
-        pictures = _show_images(config, dataset, sources, run)
+        pictures = {}
+        if hosts.is_first():
+            pictures = _show_images(config, dataset, sources, run)
         if start < config.total_steps and not _waited_enough(
             config, start, checkpoints.best()
         ):
@@ -131,12 +160,18 @@ def train_and_evaluate(
             )
             steps = stack.enter_context(
                 contextlib.closing(
-                    profiling.traced(steps, start, config.profile_steps, run.path)
+                    profiling.traced(
+                        steps,
+                        start,
+                        config.profile_steps if hosts.is_first() else (),
+                        run.path,
+                    )
                 )
             )
             state = _train(
                 config, run, steps, start, throughput, judge, checkpoints,
-                few_shot, pictures,
+                lambda params: few_shot(sharding.on_this_host(params, own_mesh)),
+                pictures, hosts.SharedSignal(mesh),
             )  # fmt: skip
             steps.close()
             host_batches.close()
@@ -174,6 +209,7 @@ def _train(
     checkpoints: TrainCheckpoints,
     few_shot: evaluators.FewShot,
     pictures: Mapping[str, bytes],
+    shared_signal: hosts.SharedSignal,
 ) -> TrainState:
     """Takes the steps; evaluates, saves and tells on the way. Returns the last state.
 
@@ -188,11 +224,12 @@ def _train(
         return bool(every) and (step % every == 0 or step == total)
 
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(MetricsLog(run.path, start))
-        progress = stack.enter_context(Progress(start, total))
+        if hosts.is_first():
+            writer = stack.enter_context(MetricsLog(run.path, start))
+            progress = stack.enter_context(Progress(start, total))
+            for name, png in pictures.items():
+                writer.write_picture(start, name, png)
         interruption = stack.enter_context(Interruption())
-        for name, png in pictures.items():
-            writer.write_picture(start, name, png)
 
         for step, state, values in steps:
             checkpoints.raise_errors()
@@ -209,7 +246,7 @@ def _train(
                 record |= {f'val_{name}': val[name] for name in ('accuracy', 'loss')}
             if due(config.few_shot.every):
                 record |= few_shot(state.params)
-            if record:
+            if record and hosts.is_first():
                 writer.write(step, record)
                 progress.show(step, record)
 
@@ -217,7 +254,8 @@ def _train(
             last = step == total or _waited_enough(
                 config, step, {'step': step} if better else checkpoints.best()
             )
-            signum = interruption.signum  # once: it may come at any moment
+            # Asked once: it may come at any moment.
+            signum = shared_signal(step, interruption.signum)
             if better or last or due(config.checkpoint_every) or signum:
                 _require_finite(state, run)
                 checkpoints.save(step, state.to_saved(), val)
@@ -309,6 +347,15 @@ def _follow_weights(config: ConfigDict, before: Mapping[str, Any] | None) -> Non
         )
 
 
+def _common(config: ConfigDict) -> dict[str, Any]:
+    """Returns the keys that all hosts must have the same."""
+    return {
+        f'config.{key}': value
+        for key, value in config_lib.flatten(config).items()
+        if key not in _OWN
+    }
+
+
 def _train_batches(
     config: ConfigDict, source: data.Source, start: int
 ) -> Iterator[Mapping[str, Any]]:
@@ -349,7 +396,7 @@ def _show_images(
             _train_batches(config, source, 0)
             if role == 'train'
             else evaluators.eval_batches(
-                config, data.Picked.spread(source, config.show_images), 1
+                config, _for_each_host(source, config.show_images), jax.process_count()
             )
         ) as batches:
             figure = image_grid.seen(
@@ -364,6 +411,12 @@ def _show_images(
         run.save_picture(f'images/{role}.png', shown[f'images/{role}'])
     log.info('What the model sees: %s', run.path / 'images')
     return shown
+
+
+def _for_each_host(source: data.Source, count: int) -> data.Source:
+    """Returns examples from all over a source, the same ones for each host."""
+    places = data.Picked.spread(source, count).places
+    return data.Picked(source, places * jax.process_count())
 
 
 def _waited_enough(

@@ -9,17 +9,22 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint
+from vit_jax import checkpoint, hosts, sharding
 from vit_jax import config as config_lib
+from vit_jax.checkpoint import weights
 from vit_jax.data import Source
 
 try:
@@ -29,11 +34,16 @@ except ImportError:  # not on Windows
 
 log = logging.getLogger(__name__)
 
+# For so many seconds a file that another host has written may be missing.
+_SECONDS_TO_APPEAR = 10
+
 _VERSIONS = ('vit_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
 class RunDirectory:
     """A directory with one run in it: config.json, run.json and what training adds.
+
+    All hosts see it, the first one writes to it.
 
     Args:
         path: relative or absolute; created when missing.
@@ -49,6 +59,8 @@ class RunDirectory:
                 'supported yet; take a local (or mounted) directory.'
             )
         self.path = pathlib.Path(path).expanduser().absolute()
+        if not hosts.is_first():
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f'.write-test-{os.getpid()}'
@@ -59,6 +71,30 @@ class RunDirectory:
                 f'The run directory {self.path} cannot be written to: {error}. Choose '
                 'another one with --workdir, or change its permissions.'
             ) from error
+
+    def require_shared(self) -> None:
+        """Raises a ValueError, on all hosts, where one does not see this directory."""
+        if jax.process_count() == 1:
+            return
+        (name, *_) = hosts.gather(f'.seen-by-all-{uuid.uuid4().hex}')
+        token = self.path / name
+        with hosts.together():
+            if hosts.is_first():
+                token.touch()
+        try:
+            with hosts.together():
+                until = time.monotonic() + _SECONDS_TO_APPEAR
+                while not token.exists():
+                    if time.monotonic() > until:
+                        raise ValueError(
+                            f'{self.path} on {platform.node()} is not the directory '
+                            'that host 0 sees. Take a --workdir on a file system that '
+                            'all hosts share.'
+                        )
+                    time.sleep(0.1)
+        finally:
+            if hosts.is_first():
+                token.unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any] | None:
         """Returns the configuration of the run in here; None if there is none."""
@@ -89,11 +125,13 @@ class RunDirectory:
             ValueError: the directory holds a run whose numbers another configuration
                 or other data decided; each difference is listed with both values.
         """
-        record, before = self.record(), self.config()
-        if not resume and 'summary' not in record:
-            record, before = {}, None
-        known = record.get('fingerprints', {})
-        fingerprints = _fingerprints(config, class_names, sources, known)
+        with hosts.together():
+            record, before = self.record(), self.config()
+            if not resume and 'summary' not in record:
+                record, before = {}, None
+            known = record.get('fingerprints', {})
+            fingerprints = _fingerprints(config, class_names, sources, known)
+        hosts.agree({f'fingerprint of {key}': v for key, v in fingerprints.items()})
         if before is not None:
             differences = _differences(
                 config_lib.flatten(before),
@@ -108,6 +146,8 @@ class RunDirectory:
                     + '\n'.join(f'  {line}' for line in differences)
                     + '\nChoose another --workdir, or repeat the settings of that run.'
                 )
+        if not hosts.is_first():
+            return
         starts = [*record.get('starts', []), _start()]
         self._write(
             'run.json', {**record, 'fingerprints': fingerprints, 'starts': starts}
@@ -119,10 +159,17 @@ class RunDirectory:
         return self.record().get('summary')
 
     def save_model(self, which: str, params: PyTree) -> None:
-        """Writes model.npz ('last') or model_best.npz ('best'), published names."""
+        """Writes model.npz ('last') or model_best.npz ('best'), published names.
+
+        Parameters that are spread over several hosts are gathered one at a time.
+        """
         name = {'last': 'model.npz', 'best': 'model_best.npz'}[which]
-        if jax.process_index() == 0:
-            checkpoint.save(self.path / name, params)
+        gathered = _Gathered(params)
+        if hosts.is_first():
+            checkpoint.save(self.path / name, gathered)
+        else:
+            for each in gathered:
+                gathered.take_part(each)
 
     def save_picture(self, name: str, png: bytes) -> None:
         """Writes a PNG file, by its path in the run directory."""
@@ -132,11 +179,13 @@ class RunDirectory:
 
     def save_card(self, card: checkpoint.ModelCard) -> None:
         """Writes model.json, what must be known to use the model."""
-        if jax.process_index() == 0:
+        if hosts.is_first():
             card.save(self.path / 'model.json')
 
     def finish(self, results: list[dict[str, Any]], summary: dict[str, float]) -> None:
         """Notes that the run is complete, and what it reached."""
+        if not hosts.is_first():
+            return
         reached = {'results': results, 'summary': summary}
         self._write('run.json', {**self.record(), **reached})
 
@@ -147,7 +196,7 @@ class RunDirectory:
         Raises:
             ValueError: a run is going on in this directory.
         """
-        if fcntl is None or jax.process_index() != 0:
+        if fcntl is None or not hosts.is_first():
             yield
             return
         with (self.path / '.lock').open('w') as file:
@@ -165,6 +214,9 @@ class RunDirectory:
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
         """Appends the package's log to train.log, with what ends the run early."""
+        if not hosts.is_first():
+            yield
+            return
         handler = logging.FileHandler(self.path / 'train.log')
         handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
         package = logging.getLogger('vit_jax')
@@ -205,6 +257,30 @@ class RunDirectory:
         new.replace(self.path / name)
 
 
+class _Gathered(weights.TreeWeights):
+    """Parameters, each gathered when it is asked for: by all hosts in one order."""
+
+    def __init__(self, params: PyTree):
+        super().__init__(params)
+        names = sorted(self._places, key=_natural)
+        self._places = {name: self._places[name] for name in names}
+        self._next = iter(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return weights.to_host(name, self.take_part(name))
+
+    def take_part(self, name: str) -> Any:
+        """Returns a parameter whole on this host's devices."""
+        assert name == next(self._next), 'the hosts would gather different parameters'
+        _, leaf, i = self._places[name]
+        return sharding.whole(leaf if i is None else leaf[i])
+
+
+def _natural(name: str) -> list[str | int]:
+    """Returns a sort key that compares numbers as numbers, as `checkpoint.save`."""
+    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', name))]
+
+
 def _differences(
     before: dict[str, Any],
     now: Mapping[str, Any],
@@ -230,18 +306,23 @@ def _differences(
     return settings + other
 
 
-def _start() -> dict[str, Any]:
-    """Returns what it takes to repeat this start of the run."""
-    versions = {'python': platform.python_version()}
+def versions() -> dict[str, str | None]:
+    """Returns the versions of what decides the numbers; None where it is missing."""
+    found: dict[str, str | None] = {'python': platform.python_version()}
     for name in _VERSIONS:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
+            found[name] = None
+    return found
+
+
+def _start() -> dict[str, Any]:
+    """Returns what it takes to repeat this start of the run."""
     return {
         'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'command': sys.argv,
-        'versions': versions,
+        'versions': versions(),
         'git': _git_commit(),
         'host': platform.node(),
         'devices': [device.device_kind for device in jax.devices()],

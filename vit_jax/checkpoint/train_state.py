@@ -165,5 +165,8 @@ class TrainCheckpoints:
     def __enter__(self) -> 'TrainCheckpoints':
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = kind is not None and issubclass(kind, Exception)
+        if failed and jax.process_count() > 1:
+            return  # closing waits for the other hosts, which may be gone
         self._manager.close()
