@@ -1,9 +1,12 @@
 """Measures parts of vit_jax on the machine at hand.
 
+    python scripts/benchmark.py model            # training step and inference
+    python scripts/benchmark.py model --baseline linen     # against flax's own layers
     python scripts/benchmark.py input            # the input pipeline
     python scripts/benchmark.py input --json     # the same as JSON
     python scripts/benchmark.py train            # the training loop, and its start
     python scripts/benchmark.py predict          # files to probabilities
+    python scripts/benchmark.py scaling          # memory and collectives by devices
 
 What is compared runs alternately in one process, so that whoever shares the machine
 disturbs both alike. Ratios are formed within each pair of runs; the table shows their
@@ -23,9 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
+import compute
 import numpy as np
 
 
@@ -35,16 +39,22 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(dest='part', required=True)
+    compute.add_model(parts)
     add_input(parts)
     add_train(parts)
     add_predict(parts)
+    compute.add_scaling(parts)
     args = parser.parse_args(argv)
     report = {'machine': machine(), 'cores': available_cores(), 'part': args.part}
-    report['rows'] = args.run(args)
+    try:
+        report['rows'] = args.run(args)
+    except ValueError as error:
+        parser.exit(2, f'benchmark: {error}\n')
     if args.json:
         print(json.dumps(report, indent=2))
-    else:
-        print_report(report)
+        return
+    print(f'{report["machine"]}, {report["cores"]} cores')
+    args.show(report['rows'])
 
 
 def machine() -> str:
@@ -78,12 +88,12 @@ def compare(
     }
 
 
-def print_report(report: dict) -> None:
+def print_ratios(rows: Sequence[dict]) -> None:
     """Prints a table of images per second."""
-    print(f'{report["machine"]}, {report["cores"]} cores; images per second')
-    width = max(len(row['name']) for row in report['rows'])
+    print('images per second')
+    width = max(len(row['name']) for row in rows)
     print(f'{"":{width}}  {"ours":>7} {"against":>8}  ratio (range)')
-    for row in report['rows']:
+    for row in rows:
         if 'seconds' in row:
             seconds = ', '.join(f'{value:.1f}' for value in row['seconds'])
             print(f'{row["name"]:{width}}  {seconds} s')
@@ -93,6 +103,8 @@ def print_report(report: dict) -> None:
             f'{row["name"]:{width}}  {row["rate"]:7.0f} {row["against"]:8.0f}  '
             f'{row["ratio"]:5.2f} ({low:.2f} to {high:.2f})'
         )
+        if 'data_wait' in row:
+            print(f'  of its time, the loop waited {row["data_wait"]:.1%} for data')
 
 
 def add_input(parts: argparse._SubParsersAction) -> None:
@@ -108,7 +120,7 @@ def add_input(parts: argparse._SubParsersAction) -> None:
         '--workers', type=int, nargs='*', default=[0, 2], help='worker processes'
     )
     parser.add_argument('--json', action='store_true')
-    parser.set_defaults(run=run_input)
+    parser.set_defaults(run=run_input, show=print_ratios)
 
 
 class Photos:
@@ -222,14 +234,15 @@ def add_train(parts: argparse._SubParsersAction) -> None:
     parser.add_argument('--repeats', type=int, default=5, help='pairs of timed runs')
     parser.add_argument('--starts', type=int, default=3, help='of the quickstart')
     parser.add_argument('--json', action='store_true')
-    parser.set_defaults(run=run_train)
+    parser.set_defaults(run=run_train, show=print_ratios)
 
 
 def run_train(args: argparse.Namespace) -> list[dict]:
     """Compares the loop with the bare step, and times the start of a run."""
-    rates = loop_and_step_rates(args)
+    loop, alone, waited = loop_and_step_rates(args)
     name = f'loop against bare step, {args.model}, batch {args.batch}'
-    row = compare(name, *(iter(side).__next__ for side in rates), args.repeats)
+    row = compare(name, iter(loop).__next__, iter(alone).__next__, args.repeats)
+    row['data_wait'] = statistics.median(waited)
     start = [seconds_to_first_step() for _ in range(args.starts)]
     return [
         row,
@@ -237,8 +250,12 @@ def run_train(args: argparse.Namespace) -> list[dict]:
     ]
 
 
-def loop_and_step_rates(args: argparse.Namespace) -> tuple[list[float], list[float]]:
+def loop_and_step_rates(
+    args: argparse.Namespace,
+) -> tuple[list[float], list[float], list[float]]:
     """Returns images per second of `train_and_evaluate`'s loop and of its step alone.
+
+    The third list has the share of the loop's time in which it waited for a batch.
 
     The loop of one real run is held after every `args.steps` steps, while the same
     compiled step runs as often on a copy of the state and one batch.
@@ -249,11 +266,24 @@ def loop_and_step_rates(args: argparse.Namespace) -> tuple[list[float], list[flo
     from vit_jax import models, train, train_step
 
     images = args.steps * args.batch
-    loop, alone = [], []
+    loop, alone, waited = [], [], []
+    seconds_waited = 0.0
+
+    def timed(batches):
+        nonlocal seconds_waited
+        while True:
+            begin = time.perf_counter()
+            batch = next(batches, None)
+            seconds_waited += time.perf_counter() - begin
+            if batch is None:
+                return
+            yield batch
 
     def held(step_fn, state, batches, start, stop):
+        nonlocal seconds_waited
         fixed = next(batches)
         begin = None
+        batches = timed(batches)
         steps = train_step.training_steps(step_fn, state, batches, start, stop)
         for step, state, values in steps:
             yield step, state, values
@@ -261,13 +291,16 @@ def loop_and_step_rates(args: argparse.Namespace) -> tuple[list[float], list[flo
                 continue
             jax.block_until_ready(state)
             if begin is not None:  # not of the first interval, which compiles
-                loop.append(images / (time.perf_counter() - begin))
+                seconds = time.perf_counter() - begin
+                loop.append(images / seconds)
+                waited.append(seconds_waited / seconds)
             copy = jax.block_until_ready(jax.tree.map(lambda x: x.copy(), state))
             begin = time.perf_counter()
             for _ in range(args.steps):
                 copy, _ = step_fn(copy, fixed)
             jax.block_until_ready(copy)
             alone.append(images / (time.perf_counter() - begin))
+            seconds_waited = 0.0
             begin = time.perf_counter()
 
     config = config_lib.default()
@@ -286,7 +319,7 @@ def loop_and_step_rates(args: argparse.Namespace) -> tuple[list[float], list[flo
         config.pp.train, config.pp.val, config.pp.test = 'train', None, None
         with mock.patch.object(train, 'training_steps', held):
             train.train_and_evaluate(config, f'{folder}/run')
-    return loop, alone[1:]
+    return loop, alone[1:], waited
 
 
 def add_predict(parts: argparse._SubParsersAction) -> None:
@@ -304,7 +337,7 @@ def add_predict(parts: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('--repeats', type=int, default=3, help='pairs of timed runs')
     parser.add_argument('--json', action='store_true')
-    parser.set_defaults(run=run_predict)
+    parser.set_defaults(run=run_predict, show=print_ratios)
 
 
 def run_predict(args: argparse.Namespace) -> list[dict]:
