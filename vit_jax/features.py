@@ -3,22 +3,28 @@
 import argparse
 import contextlib
 import csv
+import dataclasses
+import errno
+import io
+import itertools
+import json
+import operator
 import os
 import pathlib
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
 import numpy as np
 
-from vit_jax import commands
+from vit_jax import commands, data
+from vit_jax.data import sources
 
 if TYPE_CHECKING:
-    from vit_jax import data
     from vit_jax.predictor import Predictor
 
+DEFAULT = 'pre_logits/features'  # what the head sees
 FORMATS = {
     '.npz': 'arrays by name, for NumPy',
     '.npy': 'one array, for NumPy',
@@ -27,19 +33,21 @@ FORMATS = {
 }
 # What an .npz holds besides features.
 COLUMNS = ('index', 'label', 'name', 'class_names')
+# Numbers of a table in memory at once.
+_AT_ONCE = 1 << 22
 
 
 def write(
     predictor: 'Predictor',
     source: 'data.Source',
     names: Sequence[str],
-    out: pathlib.Path,
+    out: str | os.PathLike,
     **reading: Any,
 ) -> int:
     """Writes features of every example of a source; returns of how many.
 
-    The arrays are on the disk while they grow, so that memory does not; the file is
-    there when it is whole.
+    What is known so far is on the disk, so that memory does not grow with the dataset.
+    The file is there when it is whole; after an error all is as before.
 
     Args:
         predictor: the model.
@@ -51,124 +59,245 @@ def write(
     Raises:
         ValueError: no such feature or format; the format cannot hold what is asked
             for; no image decodes.
+        OSError: what the system says, such as that the disk is full.
     """
-    kind = check(out, names)
-    shapes = predictor.feature_names()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_beside(out) as folder:
-        arrays: dict[str, np.memmap] = {}
-        count = 0
-        for row in predictor.outputs(source, names, **reading):
-            if not arrays:
-                arrays = _allocate(folder, row, len(source))
-            end = count + len(row['index'])
-            for name, array in arrays.items():
-                array[count:end] = row[name]
-            count = end
-        if not count:
+    from vit_jax.checkpoint import atomic  # imports jax
+
+    out, kind = check(out, names)
+    with _folder_beside(out) as folder, contextlib.ExitStack() as files:
+        named = _Named(source)
+        columns: dict[str, _Column] = {}
+        name_file = files.enter_context((folder / 'names').open('w+'))
+        longest = 1
+        for row in predictor.outputs(named, names, **reading):
+            for i, (column, values) in enumerate(row.items()):
+                if column not in columns:
+                    path = folder / str(i)
+                    columns[column] = _Column(path, _plain(values), values.shape[1:])
+                    files.callback(columns[column].file.close)
+                columns[column].append(values)
+            for index in row['index'].tolist():
+                name = named.name(index)
+                longest = max(longest, len(name))
+                name_file.write(json.dumps(name) + '\n')
+        found = {name: column.array() for name, column in columns.items()}
+        if not len(found['index']):
             raise ValueError('there is nothing to write: none of the images decodes')
-        whole = {name: array[:count] for name, array in arrays.items()}
-        new = folder / out.name
-        features = {name: whole[name] for name in names}
-        if kind == '.npy':
-            np.save(new, features[names[0]])
-        elif kind == '.npz':
-            files = [source[int(i)]['name'] for i in whole['index']]
-            np.savez(
-                new,
-                index=whole['index'],
-                label=whole['label'],
-                name=np.array(files, str),
-                class_names=np.array(source.class_names, str),
-                **features,
-            )
-        else:
-            flat = {name: array.reshape(count, -1) for name, array in features.items()}
-            columns = [
-                f'{name}/{i}' if len(flat) > 1 else f'f{i}'
-                for name in flat
-                for i in range(int(np.prod(shapes[name])))
-            ]
-            _write_table(new, kind, source, whole, flat, columns)
-        new.replace(out)
-    return count
+        features = {name: found[name] for name in names}
+
+        def lines() -> Iterator[str]:
+            name_file.seek(0)
+            return map(json.loads, name_file)
+
+        with atomic.replacing(out) as file:
+            if kind == '.npy':
+                _write_npy(file, columns[names[0]])
+            elif kind == '.npz':
+                column = _Column(folder / 'U', np.dtype(f'U{longest}'), ())
+                files.callback(column.file.close)
+                for some in _parts(lines(), _AT_ONCE // longest):
+                    column.append(np.array(some))
+                np.savez(
+                    file,
+                    index=found['index'],
+                    label=found['label'],
+                    name=column.array(),
+                    class_names=np.array(source.class_names, str),
+                    **features,
+                )
+            else:
+                flat = {name: x.reshape(len(x), -1) for name, x in features.items()}
+                classes = [
+                    source.class_names[label]
+                    if 0 <= label < len(source.class_names)
+                    else None
+                    for label in found['label'].tolist()
+                ]
+                table = _Table(lines(), found['label'], classes, flat)
+                (_write_csv if kind == '.csv' else _write_parquet)(file, table)
+        return len(found['index'])
 
 
-def check(out: pathlib.Path, names: Sequence[str]) -> str:
-    """Returns the format of a file, or raises a ValueError if there is none such."""
+def check(out: str | os.PathLike, names: Sequence[str]) -> tuple[pathlib.Path, str]:
+    """Returns a file and its format, or raises a ValueError if there is none such."""
+    if '://' in str(out):
+        raise ValueError(f'{out} is a URL, expected a path on this machine')
+    out = pathlib.Path(out).expanduser()
     kind = out.suffix.lower()
     if kind not in FORMATS:
         known = ', '.join(f'{suffix} ({what})' for suffix, what in FORMATS.items())
         raise ValueError(f'{out}: the name should end with one of {known}')
+    if out.is_dir():
+        raise ValueError(f'{out} is a folder, expected the name of a file')
     if kind == '.npy' and len(names) > 1:
         raise ValueError(f'{out} holds one array, {len(names)} are asked for: use .npz')
     if kind == '.parquet':
-        from vit_jax.data import sources
-
-        for library in ('pandas', 'pyarrow'):
-            sources.require(library, purpose='.parquet', install='pandas pyarrow')
-    return kind
+        sources.require('pyarrow', purpose='.parquet', install='pyarrow')
+    return out, kind
 
 
-def _allocate(
-    folder: pathlib.Path, row: Mapping[str, np.ndarray], count: int
-) -> dict[str, np.memmap]:
-    """Returns arrays on the disk for as many rows as there can be."""
-    return {
-        name: np.lib.format.open_memmap(
-            folder / f'{i}.npy', 'w+', _plain(value).dtype, (count, *value.shape[1:])
-        )
-        for i, (name, value) in enumerate(row.items())
-    }
+class _Named:
+    """A source that knows the names of what has been read, where threads read it."""
+
+    def __init__(self, source: 'data.Source'):
+        self.class_names = source.class_names
+        self._source = source
+        self._names: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> 'data.Example':
+        example = self._source[index]
+        self._names[operator.index(index)] = example['name']
+        return example
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+    def name(self, index: int) -> str:
+        """Returns the name of an example, and forgets it."""
+        # Worker processes keep what they have read for themselves.
+        name = self._names.pop(index, None)
+        return self._source[index]['name'] if name is None else name
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
-    """Returns what a program without bfloat16 can read, of the first row."""
+class _Column:
+    """An array on the disk that grows by rows.
+
+    A file that grows says when the disk is full; a map of one that has no room is the
+    end of the process.
+    """
+
+    def __init__(self, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...]):
+        self.file = path.open('wb')
+        self._dtype, self._shape = dtype, shape
+        self._count = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self._count += len(rows)
+
+    def array(self) -> np.ndarray:
+        """Returns all rows; they are read from the disk when they are used."""
+        self.file.close()  # and tell if something could not be written
+        shape = (self._count, *self._shape)
+        if not self._count:
+            return np.zeros(shape, self._dtype)
+        return np.memmap(self.file.name, self._dtype, 'r', shape=shape)
+
+
+def _plain(array: np.ndarray) -> np.dtype:
+    """Returns the type that a program without bfloat16 can read."""
     known = array.dtype.kind in 'iuf' and array.dtype.isbuiltin == 1
-    return array[:1] if known else array[:1].astype(np.float32)
+    return array.dtype if known else np.dtype(np.float32)
 
 
-def _write_table(
-    path: pathlib.Path,
-    kind: str,
-    source: 'data.Source',
-    whole: Mapping[str, np.ndarray],
-    flat: Mapping[str, np.ndarray],
-    columns: list[str],
-) -> None:
-    """Writes one row for each image: name, label, class, and all numbers."""
+def _parts(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yields lists of at most so many values, of at least one."""
+    values = iter(values)
+    while some := list(itertools.islice(values, max(1, size))):
+        yield some
 
-    def rows() -> Iterator[list[Any]]:
-        for i, (index, label) in enumerate(
-            zip(whole['index'].tolist(), whole['label'].tolist(), strict=True)
-        ):
-            known = 0 <= label < len(source.class_names)
-            numbers = [x for array in flat.values() for x in array[i].tolist()]
-            yield [
-                source[index]['name'],
-                label,
-                source.class_names[label] if known else '',
-                *numbers,
-            ]
 
-    header = ['name', 'label', 'class', *columns]
-    if kind == '.csv':
-        with path.open('w', newline='', encoding='utf-8') as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows())
-        return
-    import pandas as pd
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """One row for each image: name, label, class, and all numbers.
 
-    pd.DataFrame(rows(), columns=header).to_parquet(path, index=False)
+    Attributes:
+        names: of the images.
+        labels: of the images.
+        classes: of the images, by name; None: unknown.
+        features: each as (n, d).
+    """
+
+    names: Iterator[str]
+    labels: np.ndarray
+    classes: Sequence[str | None]
+    features: Mapping[str, np.ndarray]
+
+    def header(self) -> list[str]:
+        """Returns the columns: f0, f1, … of one feature, name/0, … of several."""
+        several = len(self.features) > 1
+        return ['name', 'label', 'class'] + [
+            f'{name}/{i}' if several else f'f{i}'
+            for name, array in self.features.items()
+            for i in range(array.shape[1])
+        ]
+
+    def parts(self, at_once: int) -> Iterator[tuple[list[str], slice]]:
+        """Yields the names of some rows, and which these are, by their numbers."""
+        width = sum(array.shape[1] for array in self.features.values())
+        start = 0
+        for names in _parts(self.names, at_once // width):
+            yield names, slice(start, start + len(names))
+            start += len(names)
+
+
+def _write_npy(file: BinaryIO, column: _Column) -> None:
+    # np.save does not tell that the disk is full, but how many numbers went to it.
+    header = np.lib.format.header_data_from_array_1_0(column.array())
+    np.lib.format.write_array_header_1_0(file, header)
+    with open(column.file.name, 'rb') as rows:
+        shutil.copyfileobj(rows, file)
+
+
+def _write_csv(file: BinaryIO, table: _Table) -> None:
+    text = io.TextIOWrapper(
+        file, encoding='utf-8', errors='surrogateescape', newline='', write_through=True
+    )
+    writer = csv.writer(text)
+    writer.writerow(table.header())
+    for names, rows in table.parts(_AT_ONCE // 16):
+        # As few digits as say which number it is.
+        numbers = [x[rows].astype(str) for x in table.features.values()]
+        writer.writerows(
+            [name, label, known, *row]
+            for name, label, known, row in zip(
+                names,
+                table.labels[rows].tolist(),
+                table.classes[rows],
+                np.concatenate(numbers, axis=1).tolist(),
+                strict=True,
+            )
+        )
+    text.detach()
+
+
+def _write_parquet(file: BinaryIO, table: _Table) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    header = table.header()
+    types = [pa.string(), pa.from_numpy_dtype(table.labels.dtype), pa.string()]
+    for array in table.features.values():
+        types += [pa.from_numpy_dtype(array.dtype)] * array.shape[1]
+    schema = pa.schema(zip(header, types, strict=True))
+    # A dictionary of numbers of which no two are equal would be larger than they are.
+    with parquet.ParquetWriter(file, schema, use_dictionary=['class']) as writer:
+        for names, rows in table.parts(_AT_ONCE):
+            # What is no text in a file name is written as Python does.
+            text = [name.encode('utf-8', 'backslashreplace').decode() for name in names]
+            columns = [text, table.labels[rows], table.classes[rows]]
+            for array in table.features.values():
+                columns += list(np.ascontiguousarray(array[rows].T))
+            arrays = map(pa.array, columns, types)
+            writer.write_table(pa.Table.from_arrays(list(arrays), schema=schema))
 
 
 @contextlib.contextmanager
 def _folder_beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder on the same disk as a file, and removes it."""
-    folder = tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent)
+    """Gives an empty folder on the same disk as a file, and removes it."""
+    # One fixed name: what a killed process left is overwritten, not collected.
+    folder = out.with_name(f'.{out.name}.rows')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
-        yield pathlib.Path(folder)
+        yield folder
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT) and str(out) not in str(e):
+            raise OSError(e.errno, e.strerror, str(out)) from e
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,8 +307,6 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done; 1: done, but some images do not decode; 2: the user's error.
     """
-    from vit_jax.predictor import PRE_LOGITS
-
     parser = argparse.ArgumentParser(
         prog='python -m vit_jax.features',
         description='Writes features of every image of a dataset, or of photos.',
@@ -193,17 +320,17 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_batches(parser)
     parser.add_argument(
         '--feature', metavar='NAME', action='append', default=[],
-        help=f'which one, maybe several times; default: {PRE_LOGITS}',
+        help=f'which one, maybe several times; default: {DEFAULT}',
     )  # fmt: skip
     parser.add_argument(
         '--list', action='store_true', help='print the names and shapes of all'
     )
     parser.add_argument(
-        '--out', metavar='FILE', type=pathlib.Path,
+        '--out', metavar='FILE',
         help='; '.join(f'{suffix}: {what}' for suffix, what in FORMATS.items()),
     )  # fmt: skip
     args = parser.parse_intermixed_args(argv)
-    args.feature = list(dict.fromkeys(args.feature or [PRE_LOGITS]))
+    args.feature = list(dict.fromkeys(args.feature or [DEFAULT]))
     return commands.run('features', lambda: _main(args))
 
 
@@ -212,7 +339,6 @@ def _main(args: argparse.Namespace) -> int:
     if args.photos and args.dataset:
         raise ValueError('both photos and --dataset are named: leave one out')
     if args.out is not None:
-        args.out = args.out.expanduser()
         check(args.out, args.feature)  # before any work
     elif not args.list:
         raise ValueError('--out is missing: the file that the features go to')
@@ -240,10 +366,11 @@ def _main(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         skip_corrupt=args.skip_corrupt,
     )
-    print(f'{os.fspath(args.out)}: {", ".join(args.feature)} of {count} images')
+    print(f'{args.out}: {", ".join(args.feature)} of {count} images')
     if count < len(source):
         print(
-            f'features: {len(source) - count} images do not decode and were left out',
+            f'features: {len(source) - count} of {len(source)} images do not decode '
+            'and were left out',
             file=sys.stderr,
         )
     return int(count < len(source))
