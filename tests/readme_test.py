@@ -126,9 +126,9 @@ AFTER_TRAINING = (
 @pytest.mark.parametrize('arguments', calls('vit_jax.main'), ids=lambda a: a[0])
 def test_commands_of_training_are_valid(arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config, workdir = main.parse(['main', *arguments])
+    config, options = main.parse(['main', *arguments])
     config_lib.check(config)
-    assert workdir.startswith('runs/')
+    assert options.workdir.startswith('runs/')
 
 
 @pytest.mark.parametrize('name', ['evaluate', 'predict'])

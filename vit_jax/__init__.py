@@ -14,6 +14,7 @@ The map of the package, in the order in which data flows:
     models       the networks, and the table of those that were published
     data         images and labels: sources, image operations, batches
     checkpoint   weights in and out: published files, adaptation, a run's state
+    hosts        several processes that train one model
     sharding     devices, and which array lives where
     optim        learning rate schedules, optimizers
     train_state  all that a step needs besides its batch, and how it begins
@@ -27,6 +28,8 @@ The map of the package, in the order in which data flows:
     convert      weights in another format; export: an artifact that runs alone
     visualize    what a model has learned; summary, shapes: what it does, by layer
     report       one HTML file about a run
+    dry_run      what a run would take; memory: where there is too little of it
+    profiling    a trace of some steps; compilation_cache: what is compiled is kept
     commands     what the commands share
 """
 

@@ -141,6 +141,9 @@ def run(name: str, command: Callable[[], int]) -> int:
 
     2 after telling the user of their error; 130 if the user stopped it.
     """
+    from vit_jax import compilation_cache
+
+    compilation_cache.enable()
     try:
         return command()
     except (ValueError, OSError) as error:

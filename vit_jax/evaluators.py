@@ -93,12 +93,11 @@ def make_few_shot(
             '--config.pp.val, or --config.few_shot.dataset.'
         )
 
+    protocol = few_shot.Protocol(train, test, shots=config.few_shot.shots)
+
     def judge(params: PyTree) -> dict[str, float]:
-        rows = few_shot.judge(
+        rows = protocol.judge(
             Predictor(model, params, card, mesh),
-            train,
-            test,
-            shots=config.few_shot.shots,
             batch=config.batch_eval,
             skip_corrupt=config.skip_corrupt,
         )
