@@ -190,16 +190,20 @@ def _answers(address: str) -> bool:
         return False
 
 
-def end(code: int) -> None:
+def end(code: int, error: Exception | None = None) -> None:
     """Ends this process after an error, if it is one of several.
 
     It does not wait for the others, as a process of JAX does at its end: they may be
     waiting for this one. They find out that it is gone.
+
+    Args:
+        code: exit code.
+        error: what nobody has printed yet.
     """
     if not jax.distributed.is_initialized():
         return
-    if sys.exc_info()[0] is not None:
-        traceback.print_exc()
+    if error is not None:
+        traceback.print_exception(error)
     if is_first():
         time.sleep(_LAST)
     logging.shutdown()

@@ -241,16 +241,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _ended(1)
     except KeyboardInterrupt:
         return _ended(130)
-    except Exception:
-        _ended(1)
+    except Exception as error:
+        _ended(1, error)
         raise
     return 0
 
 
-def _ended(code: int) -> int:
+def _ended(code: int, error: Exception | None = None) -> int:
     """Returns the exit code of a failure; one of several hosts ends with it here."""
     if (hosts := sys.modules.get('vit_jax.hosts')) is not None:
-        hosts.end(code)
+        hosts.end(code, error)
     return code
 
 

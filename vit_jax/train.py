@@ -138,8 +138,10 @@ def train_and_evaluate(
         # Training.
         judge = evaluators.make_judge(config, model, sources, mesh)
         own_mesh = sharding.on_one_host(mesh)
-        few_shot = evaluators.make_few_shot(
-            config, model, _card(config, dataset, []), sources, own_mesh
+        few_shot = hosts.first_ahead(
+            lambda: evaluators.make_few_shot(
+                config, model, _card(config, dataset, []), sources, own_mesh
+            )
         )
         pictures = {}
         if hosts.is_first():
@@ -191,9 +193,10 @@ def train_and_evaluate(
                             **judge(params, role, step),
                         }
                     )
-        run.save_card(_card(config, dataset, results))
         summary = _summary(int(state.step), results)
-        run.finish(results, summary)
+        with hosts.together():
+            run.save_card(_card(config, dataset, results))
+            run.finish(results, summary)
         if results:
             log.info('Results:\n%s', table(results))
         return models.unstack(state.params), summary

@@ -166,7 +166,7 @@ class TrainCheckpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        failed = kind is not None and issubclass(kind, Exception)
+        failed = kind is not None and not issubclass(kind, SystemExit)
         if failed and jax.process_count() > 1:
             return  # closing waits for the other hosts, which may be gone
         self._manager.close()
