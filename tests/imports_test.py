@@ -23,7 +23,7 @@ ALLOWED = {
     'sharding': set(),
     'optim': {'models'},
     'interruption': set(),
-    'commands': {'checkpoint', 'data'},
+    'commands': {'checkpoint', 'compilation_cache', 'data'},
     'convert': {'checkpoint', 'commands'},
     'preprocessing': {'checkpoint', 'data'},
     'predictor': {'checkpoint', 'data', 'models', 'sharding'},

@@ -95,12 +95,14 @@ def make_few_shot(
 
     protocol = few_shot.Protocol(train, test, shots=config.few_shot.shots)
 
+    predictor = Predictor(model, {}, card, mesh)  # one, which compiles once
+
     def judge(params: PyTree) -> dict[str, float]:
+        predictor.place(params)
         rows = protocol.judge(
-            Predictor(model, params, card, mesh),
-            batch=config.batch_eval,
-            skip_corrupt=config.skip_corrupt,
+            predictor, batch=config.batch_eval, skip_corrupt=config.skip_corrupt
         )
+        predictor.place({})  # they are donated to the next step
         return {f'few_shot_{row["shots"]}_accuracy': row['mean'] for row in rows}
 
     return judge

@@ -42,7 +42,13 @@ class Predictor:
     def __init__(self, model: nn.Module, params: Any, card: ModelCard, mesh=None):
         self.model, self.card = model, card
         self.mesh = sharding.make_mesh() if mesh is None else mesh
-        # Those of a run that goes on stay where they are.
+        self.place(params)
+        # A compiled function for each choice of outputs; jit's own cache does not find
+        # a lambda again.
+        self._compiled: dict[tuple[str, ...], Any] = {}
+
+    def place(self, params: Any) -> None:
+        """Takes other parameters of the same model; those on all devices stay there."""
         devices = set(self.mesh.devices.flat)
         there = all(
             isinstance(x, jax.Array) and x.sharding.device_set == devices
@@ -51,9 +57,6 @@ class Predictor:
         if not there:
             params = jax.device_put(params, sharding.replicated(self.mesh))
         self.params = params
-        # A compiled function for each choice of outputs; jit's own cache does not find
-        # a lambda again.
-        self._compiled: dict[tuple[str, ...], Any] = {}
 
     @classmethod
     def load(
