@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -18,6 +19,7 @@ from vit_jax import (
     data,
     evaluators,
     hosts,
+    memory,
     models,
     optim,
     profiling,
@@ -79,7 +81,7 @@ def train_and_evaluate(
             run = RunDirectory(workdir)
             stack.enter_context(run.locked())
             stack.enter_context(run.logging())
-            stack.enter_context(_explained(config))
+            stack.enter_context(memory.explained(config))
             stack.enter_context(hosts.explained())
         run.require_shared()
         checkpoints = stack.enter_context(
@@ -97,11 +99,11 @@ def train_and_evaluate(
             )
         )
         with hosts.together():
-            sources = _open_splits(config, dataset)
+            sources = open_splits(config, dataset)
             known = start is not None or run.summary() is not None
             before = run.config() if known else None
-            _fill_in(config, len(sources['train']), before)
-        hosts.first_ahead(lambda: _follow_weights(config, before))
+            fill_in(config, len(sources['train']), before)
+        hosts.first_ahead(lambda: follow_weights(config, before))
         hosts.agree(_common(config) | {'the step to go on from': start})
 
         # Is it this run that the directory holds, and is it complete?
@@ -109,24 +111,12 @@ def train_and_evaluate(
         if summary := run.summary():
             log.info('The run in %s is complete; nothing is left to do.', run.path)
             return checkpoint.load(run.path / 'model.npz'), summary
-        config_lib.check(config, num_devices=jax.device_count())
-        if config.batch > len(sources['train']):
-            raise ValueError(
-                f'There are {len(sources["train"])} training examples '
-                f'({config.pp.train}), fewer than one batch of {config.batch}; set a '
-                'smaller --config.batch.'
-            )
+        check_filled_in(config, sources)
 
         # Model and state: restored, pretrained or new.
         mesh = sharding.make_mesh(config.sharding.fsdp)
         optimizer = optim.create_optimizer(config)
-        model = models.from_config(
-            config.model,
-            num_classes=len(dataset.class_names),
-            dtype=config.dtype,
-            remat=config.remat,
-            scan_layers=config.scan_layers,
-        )
+        model = create_model(config, len(dataset.class_names))
         initializer = Initializer(config, len(dataset.class_names), optimizer, mesh)
         if start is not None:
             like = initializer.shapes().to_saved()
@@ -151,7 +141,7 @@ def train_and_evaluate(
         ):
             throughput = Throughput()
             host_batches = stack.enter_context(
-                contextlib.closing(_train_batches(config, sources['train'], start))
+                contextlib.closing(train_batches(config, sources['train'], start))
             )
             steps = training_steps(
                 compile_step(config, model, optimizer, state),
@@ -287,7 +277,7 @@ def on_devices(
     yield from queue
 
 
-def _open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Source]:
+def open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Source]:
     """Returns the sources by role, and notes the splits in the configuration."""
     splits = config_lib.choose_splits(config.pp, dataset.splits, dataset.complement)
     with config.ignore_type():  # None, where the dataset has nothing for a role
@@ -309,7 +299,7 @@ def _open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.So
     return sources
 
 
-def _fill_in(
+def fill_in(
     config: ConfigDict, num_examples: int, before: Mapping[str, Any] | None
 ) -> None:
     """Sets the keys that are None: as the run to go on has them, or from the data."""
@@ -329,7 +319,7 @@ def _fill_in(
         )
 
 
-def _follow_weights(config: ConfigDict, before: Mapping[str, Any] | None) -> None:
+def follow_weights(config: ConfigDict, before: Mapping[str, Any] | None) -> None:
     """Sets what the configuration leaves to the weights: numerics, normalization.
 
     Weights that a port trained have another GELU, other epsilons, another mean.
@@ -359,7 +349,28 @@ def _common(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _train_batches(
+def check_filled_in(config: ConfigDict, sources: Mapping[str, data.Source]) -> None:
+    """Raises a ValueError for what could not be run with this data."""
+    config_lib.check(config, num_devices=jax.device_count())
+    if config.batch > len(sources['train']):
+        raise ValueError(
+            f'There are {len(sources["train"])} training examples ({config.pp.train}), '
+            f'fewer than one batch of {config.batch}; set a smaller --config.batch.'
+        )
+
+
+def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """Returns the network as it is trained."""
+    return models.from_config(
+        config.model,
+        num_classes=num_classes,
+        dtype=config.dtype,
+        remat=config.remat,
+        scan_layers=config.scan_layers,
+    )
+
+
+def train_batches(
     config: ConfigDict, source: data.Source, start: int
 ) -> Iterator[Mapping[str, Any]]:
     """Returns batch `start` and all that follow, on this host."""
@@ -396,7 +407,7 @@ def _show_images(
     shown = {}
     for role, source in sources.items():
         with contextlib.closing(
-            _train_batches(config, source, 0)
+            train_batches(config, source, 0)
             if role == 'train'
             else evaluators.eval_batches(
                 config, _for_each_host(source, config.show_images), jax.process_count()
@@ -534,18 +545,3 @@ def _announce(
         mesh.size,
         jax.devices()[0].device_kind,
     )
-
-
-@contextlib.contextmanager
-def _explained(config: ConfigDict) -> Iterator[None]:
-    """Adds what helps to the error of a device that is out of memory."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if 'RESOURCE_EXHAUSTED' in str(error):
-            error.add_note(
-                'The device is out of memory. Try --config.accum_steps='
-                f'{2 * (config.accum_steps or 1)} (same numbers), --config.remat=full '
-                'or --config.dtype=bfloat16.'
-            )
-        raise
