@@ -140,6 +140,34 @@ def test_a_signal_on_any_host_stops_all_at_one_step_and_one_host_goes_on(
 
 
 @SLOW
+def test_two_hosts_go_on_where_one_has_stopped_with_another_sharding(recipe, tmp_path):
+    run, whole = tmp_path / 'run', tmp_path / 'whole'
+    settings = '--config.total_steps=24', '--config.optim_dtype=float32'
+    with processes.start(recipe, run, *settings) as process:
+        wait_for_step(run, 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert 2 <= saved(run) < 24
+    codes = together.finish(recipe, run, *settings, '--config.sharding.fsdp=8')
+    assert codes == [0, 0], together.printed(run)
+    assert processes.finish(recipe, whole, *settings) == 0
+    assert_close(run / 'model.npz', whole / 'model.npz', atol=1e-5)
+    assert_close_records(run, whole)
+
+
+@SLOW
+def test_an_image_that_one_host_cannot_read_ends_all(recipe, tmp_path):
+    photos = make_photos(tmp_path / 'photos', train=8, test=5)
+    (photos / 'train' / 'cat' / '3.png').write_bytes(b'no image')
+    run, begin = tmp_path / 'run', time.monotonic()
+    codes = together.finish(recipe, run, f'--config.dataset={photos}')
+    assert 2 in codes, together.printed(run)
+    assert 0 not in codes
+    assert time.monotonic() - begin < 60
+    assert '3.png' in together.output_of(run, codes.index(2)).read_text()
+
+
+@SLOW
 @pytest.mark.parametrize(
     'settings',
     [
@@ -308,6 +336,25 @@ def test_launchers_are_known_by_their_environment(monkeypatch, variables, launch
     assert launcher is None or launcher in hosts._launcher()
 
 
+@pytest.mark.parametrize(
+    ('variables', 'devices'),
+    [
+        ({}, None),
+        ({'SLURM_STEP_NUM_NODES': '1', 'SLURM_GPUS_ON_NODE': '8'}, None),
+        ({'SLURM_STEP_NUM_NODES': '2', 'SLURM_GPUS_ON_NODE': '4'}, [0, 1, 2, 3]),
+        ({'CUDA_VISIBLE_DEVICES': '3'}, [0]),
+        ({'CUDA_VISIBLE_DEVICES': '3', 'JAX_LOCAL_DEVICE_IDS': '0'}, None),
+        ({'CUDA_VISIBLE_DEVICES': '0,1', 'SLURM_STEP_NUM_NODES': '1'}, None),
+    ],
+)
+def test_the_devices_of_a_task_of_slurm(monkeypatch, variables, devices):
+    for name in ('CUDA_VISIBLE_DEVICES', 'JAX_LOCAL_DEVICE_IDS'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**SLURM, **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert hosts._own_devices() == devices
+
+
 def test_one_host_agrees_with_itself():
     assert hosts.gather('å') == ['å']
     hosts.agree({'a': 1})
@@ -328,3 +375,15 @@ def test_jax_itself_finds_hosts_under_slurm(monkeypatch):
     address = cluster.get_coordinator_address(1, None)
     assert address.startswith('node1:')
     assert (cluster.get_process_count(), cluster.get_process_id()) == (2, 1)
+
+
+def test_arrays_are_made_whole():
+    mesh = sharding.make_mesh(4)
+    split = jax.device_put(np.arange(8.0), sharding.state_sharding(mesh, np.zeros(8)))
+    assert not split.is_fully_replicated
+    found = sharding.whole(split)
+    assert found.is_fully_replicated
+    np.testing.assert_array_equal(found, split)
+    assert sharding.whole(found) is found
+    tree = {'a': split}
+    assert sharding.on_this_host(tree, sharding.on_one_host(mesh)) is tree

@@ -107,6 +107,7 @@ def connect(
     watch.start()
     jax.distributed.initialize(
         **given,
+        local_device_ids=_own_devices(),
         # JAX's own timeout aborts without the address: ours comes first.
         initialization_timeout=coordinator_timeout + 60,
         heartbeat_timeout_seconds=heartbeat_timeout,
@@ -160,6 +161,23 @@ def _launcher() -> str | None:
     ):
         # A pod has many hosts; with one host, JAX finds one process.
         return 'the TPU runtime'
+    return None
+
+
+def _own_devices() -> list[int] | None:
+    """Returns which devices are this process's, where JAX would guess wrong.
+
+    For Slurm and Open MPI, JAX gives device i of a machine to process i on it. Slurm
+    may have hidden the others already, or may have started one process for all.
+    """
+    env = os.environ
+    if 'JAX_LOCAL_DEVICE_IDS' in env or 'SLURM_PROCID' not in env:
+        return None
+    if env.get('CUDA_VISIBLE_DEVICES', ',').count(',') == 0:
+        return [0]
+    one_for_all = env.get('SLURM_NTASKS') == env.get('SLURM_STEP_NUM_NODES')
+    if one_for_all and 'SLURM_GPUS_ON_NODE' in env:
+        return list(range(int(env['SLURM_GPUS_ON_NODE'])))
     return None
 
 
