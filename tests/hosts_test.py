@@ -336,6 +336,25 @@ def test_launchers_are_known_by_their_environment(monkeypatch, variables, launch
     assert launcher is None or launcher in hosts._launcher()
 
 
+def test_a_tpu_without_others_is_one_host(monkeypatch):
+    def nobody(**_):
+        raise ValueError('coordinator_address should be defined.')
+
+    for name in {**SLURM, **OMPI}:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(hosts.importlib.util, 'find_spec', lambda name: name)
+    monkeypatch.setattr(hosts.glob, 'glob', lambda pattern: ['/dev/accel0'])
+    monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+    monkeypatch.setattr(jax.distributed, 'initialize', nobody)
+    assert 'TPU' in hosts._launcher()
+    hosts.connect()
+    monkeypatch.setenv('SLURM_PROCID', '0')
+    monkeypatch.setenv('SLURM_STEP_NODELIST', 'a,b')
+    monkeypatch.setenv('SLURM_NTASKS', '2')
+    with pytest.raises(ValueError, match='coordinator_address'):
+        hosts.connect()
+
+
 @pytest.mark.parametrize(
     ('variables', 'devices'),
     [

@@ -44,6 +44,9 @@ HEARTBEAT_TIMEOUT = 100
 # At every so many steps the hosts tell each other about signals; see `SharedSignal`.
 EVERY = 4
 
+# Who starts the hosts of a TPU pod.
+_TPU = 'the TPU runtime'
+
 # A host that has ended lets the others wait for so many seconds, at most, at the end.
 _SHUTDOWN_TIMEOUT = 60
 # The coordinator's end aborts the others; it leaves them the time to say why they end.
@@ -105,16 +108,22 @@ def connect(
     )
     watch.daemon = True
     watch.start()
-    jax.distributed.initialize(
-        **given,
-        local_device_ids=_own_devices(),
-        # JAX's own timeout aborts without the address: ours comes first.
-        initialization_timeout=coordinator_timeout + 60,
-        heartbeat_timeout_seconds=heartbeat_timeout,
-        shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
-    )
-    devices = jax.devices()  # waits for all hosts as well
-    watch.cancel()
+    try:
+        jax.distributed.initialize(
+            **given,
+            local_device_ids=_own_devices(),
+            # JAX's own timeout aborts without the address: ours comes first.
+            initialization_timeout=coordinator_timeout + 60,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+        )
+    except ValueError:
+        if launcher != _TPU:
+            raise
+        return  # one host, and nobody that could tell of others
+    finally:
+        watch.cancel()
+    devices = jax.devices()
     counts = np.bincount([device.process_index for device in devices])
     if len(set(counts.tolist())) > 1:
         raise ValueError(
@@ -160,7 +169,7 @@ def _launcher() -> str | None:
         glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
     ):
         # A pod has many hosts; with one host, JAX finds one process.
-        return 'the TPU runtime'
+        return _TPU
     return None
 
 
