@@ -33,7 +33,7 @@ _HOSTS = {
     'heartbeat_timeout': 'Seconds without a sign of life until a host is lost, and the '
     'others end (100).',
 }
-_FLAGS = ('workdir', 'compile_cache', *_HOSTS)
+_FLAGS = ('workdir', 'dry_run', 'compile_cache', *_HOSTS)
 _FLAG = re.compile(r'--?config(?:=(.*))?$', re.DOTALL)
 _KEY = re.compile(r'--?config\.([\w.]+)(?:=(.*))?$', re.DOTALL)
 
@@ -106,6 +106,13 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, flags.FlagValues]:
     values = flags.FlagValues()
     flags.DEFINE_string(
         'workdir', None, 'The run directory; a stopped run goes on.', flag_values=values
+    )
+    flags.DEFINE_bool(
+        'dry_run',
+        False,
+        'Say what the run would take (memory, time, which knobs to turn), and make no '
+        'run directory.',
+        flag_values=values,
     )
     flags.DEFINE_string(
         'compile_cache',
@@ -208,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: the run is complete. 2: what was asked for is not possible. 130, 143: stopped
     by SIGINT or SIGTERM, saved, and ready to go on. 1: anything else, such as a full
-    disk.
+    disk; of a dry run, that the memory is not enough.
     """
     terminal = logging.StreamHandler()
     # What the progress bar shows is told once; train.log has it in lines.
@@ -230,6 +237,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hosts.connect(**{k: value for k, value in given.items() if value is not None})
         if not hosts.is_first():
             terminal.setLevel(logging.WARNING)
+        if options.dry_run:
+            from vit_jax import dry_run
+
+            found = dry_run.forecast(config, options.workdir)
+            print(found.text())
+            return 0 if found.fits else 1
         train.train_and_evaluate(config, options.workdir)
     except ValueError as error:
         if os.environ.get('VIT_JAX_TRACEBACK'):
