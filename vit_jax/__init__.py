@@ -28,7 +28,7 @@ The map of the package, in the order in which data flows:
     convert      weights in another format; export: an artifact that runs alone
     visualize    what a model has learned; summary, shapes: what it does, by layer
     report       one HTML file about a run
-    memory       what helps where there is too little of it
+    dry_run      what a run would take; memory: where there is too little of it
     profiling    a trace of some steps; compilation_cache: what is compiled is kept
     commands     what the commands share
 """
