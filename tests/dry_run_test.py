@@ -209,6 +209,7 @@ def test_the_largest_batch_would_fit(photos, tmp_path, monkeypatch):
     """With that batch the run takes what there is, about."""
     monkeypatch.setattr(dry_run, '_SECONDS', 0.1)
     monkeypatch.setattr(dry_run, '_SPARE', 0.0)
+    monkeypatch.setattr(dry_run, '_ENOUGH', 1000)
     settings = {'pp.crop': 96, 'model.hidden_size': 50}
     base = memory.resident()
     limit = base + 300 * 2**20

@@ -43,6 +43,9 @@ def test_the_memory_of_the_machine():
     # What this process holds is not lost to it.
     assert memory.available(jax.devices()[0]) > total - 200 * 2**20
     del held
+    if memory.restart_peak():
+        assert memory.resident('VmHWM') < total
+        assert memory.resident('VmHWM') < before + 200 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         ValueError: the configuration, the data or the weights do not fit together.
     """
     begin = time.perf_counter()
+    observed = memory.restart_peak()
     config = config.copy_and_resolve_references()
     config_lib.check(config, num_devices=jax.device_count())
     start, before = _found(pathlib.Path(workdir).expanduser())
@@ -216,6 +217,10 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         else:
             alone = _alone(probe, probe.compile_step())
             seconds = max(alone / probed, 1 / input_rate) * config.batch
+    if probe is program and process is not None and observed:
+        # Products of matrices take some memory that the compiler does not count.
+        process = needed = max(process, memory.resident('VmHWM'))
+        fits = limit is None or needed <= _usable(limit)
 
     other = probe if probe is not program else program.another_batch()
     slope = None

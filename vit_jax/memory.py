@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 _PROCESS = pathlib.Path('/proc/self/status')
+_RESTART = pathlib.Path('/proc/self/clear_refs')
 _MACHINE = pathlib.Path('/proc/meminfo')
 # What a container may take: of cgroups, version 2 and 1.
 _GROUPS = (
@@ -96,6 +97,15 @@ def resident(name: str = 'VmRSS') -> int:
         name: 'VmRSS', now, or 'VmHWM', the most so far.
     """
     return _kibibytes(_PROCESS, name) if _PROCESS.exists() else 0
+
+
+def restart_peak() -> bool:
+    """Lets 'VmHWM' of `resident` count from now on; returns whether it does."""
+    try:
+        _RESTART.write_text('5')
+    except OSError:
+        return False
+    return True
 
 
 def _kibibytes(path: pathlib.Path, name: str) -> int:
