@@ -52,6 +52,8 @@ _ENOUGH = 40.0
 _HOST_BATCHES = 3
 # Batches that evaluation has on the devices: see evaluate.evaluate.
 _EVAL_BATCHES = 3
+# Of a state that is saved: as it was at that step, and as it is written.
+_SAVED_COPIES = 2
 # Share of a device's memory that is left alone: it is never free in one piece.
 _SPARE = 0.04
 
@@ -219,7 +221,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
             seconds = max(alone / probed, 1 / input_rate) * config.batch
     if probe is program and process is not None and observed:
         # Products of matrices take some memory that the compiler does not count.
-        process = needed = max(process, memory.resident('VmHWM'))
+        process = needed = max(process, memory.resident('VmHWM') + program.saving())
         fits = limit is None or needed <= _usable(limit)
 
     other = probe if probe is not program else program.another_batch()
@@ -337,7 +339,13 @@ class _Program:
         peak = at_once + waiting
         if jax.default_backend() != 'cpu' or not baseline:
             return peak, None
-        return peak, baseline + jax.local_device_count() * (peak + host)
+        devices = jax.local_device_count()
+        return peak, baseline + devices * (peak + host) + self.saving()
+
+    def saving(self) -> int:
+        """Returns what the host takes to save a state while the steps go on."""
+        leaves = jax.tree.leaves(self.shapes)
+        return _SAVED_COPIES * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     def state(self) -> TrainState:
         """Returns a state without meaning, as large as the run's, and as quickly made.
