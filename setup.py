@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
     'tqdm>=4.66.3',  # the progress bar
 ]
 
-PANDAS = ['pandas>=2.2.2']
+PANDAS = ['pandas>=2.2.2', 'pyarrow>=26.0.1']  # tables, and .parquet files
 PLOT = [
     'jinja2>=3.1.4',  # the page of vit_jax.report
     'matplotlib>=3.9',  # figures
@@ -51,7 +51,7 @@ EXTRAS_REQUIRE = {
     'cuda': ['jax[cuda12]'],
     'tpu': ['jax[tpu]'],
     'hf': HF,  # datasets and weights of the Hugging Face hub
-    'augreg': PANDAS,  # checkpoint.get_augreg_df, a table of 50,000 checkpoints
+    'augreg': PANDAS,  # checkpoint.get_augreg_df, and vit_jax.features to .parquet
     # vit_jax.export --to onnx; the runtime runs what it writes. It asks for an Orbax
     # older than the tested one.
     'onnx': ['jax2onnx>=0.17.1', 'onnxruntime>=1.24.1'],
