@@ -16,7 +16,9 @@ INSTALL_REQUIRES = [
     # worker process arrives without its type.
     'grain>=0.2.16',
     'importlib_resources>=6.4',  # TFDS imports it when it downloads, undeclared
-    'jax>=0.8.0',  # the whole point
+    # The whole point. Before 0.9, the time that hosts wait for each other at the end
+    # was fixed, and its own handler of SIGTERM could not be switched off.
+    'jax>=0.9.0',
     'jaxtyping>=0.3.6',  # shapes in signatures; before, its pytest hook comes too late
     'ml_collections>=1.1',  # the configuration and its command line
     'ml_dtypes>=0.5.0',  # bfloat16 for NumPy, in weight files
@@ -24,7 +26,9 @@ INSTALL_REQUIRES = [
     'numpy>=2.0',  # arrays on the host
     'opencv-python-headless>=4.10.0.84',  # resizing that agrees with tf.image.resize
     'optax>=0.2.5',  # optimizers
-    'orbax-checkpoint>=0.11.25',  # asynchronous, atomic, multi-host checkpoints
+    # Asynchronous, atomic, multi-host checkpoints. Before 0.12.3 it insists on JAX's
+    # handler of SIGTERM.
+    'orbax-checkpoint>=0.12.3',
     'pillow>=10.4',  # every image format that is not JPEG, and EXIF
     'pooch>=1.8.2',  # downloads: progress, retries, checksums, whole files only
     # What TFDS's records are written in. With 6.31 Grain's generated code warns on

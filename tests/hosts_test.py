@@ -196,6 +196,10 @@ def test_a_lost_host_ends_the_others_and_the_job_can_be_started_again(
     run = tmp_path / 'run'
     with together.start(recipe, run, *LONG, '--heartbeat_timeout=10') as hosts:
         wait_for_step(run, 8)
+        # Checkpoints are written beside the steps; whole ones are named by a number.
+        assert processes.wait_until(
+            lambda: any(x.name.isdecimal() for x in (run / 'checkpoints').iterdir()), 60
+        )
         hosts[host].send_signal(end)
         begin = time.monotonic()
         code = hosts[1 - host].wait(timeout=60)
