@@ -11,7 +11,9 @@ INSTALL_REQUIRES = [
     'array_record>=0.8.1',  # random access to prepared TFDS datasets
     'filelock>=3.16',  # several processes of a host, one download
     'flatbuffers>=24.3.25',  # jax.export writes its artifacts in it, undeclared
-    'flax>=0.12.0',  # Linen, whose parameter tree is the published one
+    # Linen, whose parameter tree is the published one. Before 0.12.2 its remat uses
+    # what JAX has deprecated.
+    'flax>=0.12.2',
     # Data loading in threads and worker processes. Before 0.2.16 an error in a
     # worker process arrives without its type.
     'grain>=0.2.16',

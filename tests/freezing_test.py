@@ -145,7 +145,8 @@ def test_accumulation_changes_nothing(scan_layers):
     ],
 )
 def test_stacked_blocks_give_the_same_numbers(settings):
-    settings = {'weight_decay': 0.1, **settings}
+    # At larger steps the gradients' norm jumps, and what is rounded otherwise with it.
+    settings = {'weight_decay': 0.1, 'base_lr': 0.01, **settings}
     _, after, norms, _ = run(**settings)
     _, stacked, stacked_norms, _ = run(scan_layers=True, **settings)
     np.testing.assert_allclose(norms, stacked_norms, rtol=1e-5)
