@@ -25,17 +25,18 @@ ALLOWED = {
     'interruption': set(),
     'commands': {'checkpoint', 'compilation_cache', 'data'},
     'compilation_cache': {'checkpoint'},
+    'compiler': set(),
     'profiling': set(),
     'memory': set(),
     'convert': {'checkpoint', 'commands'},
     'preprocessing': {'checkpoint', 'data'},
-    'predictor': {'checkpoint', 'data', 'models', 'sharding'},
+    'predictor': {'checkpoint', 'compiler', 'data', 'models', 'sharding'},
     'shapes': set(),
     'predict': {'checkpoint', 'commands', 'data', 'predictor'},
     'judgement': {'data', 'predictor'},
     'evaluate': {
-        *('checkpoint', 'commands', 'data', 'judgement', 'metrics', 'models'),
-        *('predictor', 'sharding', 'visualize'),
+        *('checkpoint', 'commands', 'compiler', 'data', 'judgement', 'metrics'),
+        *('models', 'predictor', 'sharding', 'visualize'),
     },
 }
 # Not TensorFlow, not PyTorch, and nothing that brings them or is on its way out.

@@ -27,6 +27,7 @@ from vit_jax import models
 HOW = frozenset(
     {
         'batch_eval',
+        'attention',
         'checkpoint_every',
         'few_shot',
         'dataset',  # its examples are compared by fingerprint instead
@@ -94,6 +95,7 @@ TRAINERS = ('train',)
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 OPTIM_DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'dots', 'full')
+ATTENTIONS = ('auto', 'xla', 'cudnn')
 
 
 def default() -> ConfigDict:
@@ -213,6 +215,8 @@ def default() -> ConfigDict:
     config.remat = 'none'
     # Compile one encoder block and loop over it.
     config.scan_layers = False
+    # 'auto': cuDNN's kernel where it can run, else XLA. Or 'xla', or 'cudnn'.
+    config.attention = 'auto'
     return config
 
 
@@ -448,6 +452,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     one_of('dtype', COMPUTE_DTYPES)
     one_of('optim_dtype', OPTIM_DTYPES)
     one_of('remat', REMAT)
+    one_of('attention', ATTENTIONS)
     at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
     at_least(1, 'num_threads', 'pp.channels')
@@ -511,6 +516,11 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     if not config.model:
         raise ValueError('config.model is empty; a recipe takes it from MODEL_CONFIGS.')
     models.from_config(config.model, num_classes=2)  # refuses wrong values itself
+    if config.attention != 'auto' and 'transformer' not in config.model:
+        raise ValueError(
+            f'config.attention is {config.attention!r}, but a Mixer has no attention; '
+            "leave it at 'auto'."
+        )
     if config.model.get('classifier', 'token') not in ('token', 'gap'):
         raise ValueError(
             f'config.model.classifier is {config.model.classifier!r}, which gives '

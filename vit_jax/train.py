@@ -361,13 +361,10 @@ def check_filled_in(config: ConfigDict, sources: Mapping[str, data.Source]) -> N
 
 def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network as it is trained."""
-    return models.from_config(
-        config.model,
-        num_classes=num_classes,
-        dtype=config.dtype,
-        remat=config.remat,
-        scan_layers=config.scan_layers,
-    )
+    fields = {name: config[name] for name in ('dtype', 'remat', 'scan_layers')}
+    if 'transformer' in config.model:  # a Mixer has no attention
+        fields['attention'] = config.attention
+    return models.from_config(config.model, num_classes=num_classes, **fields)
 
 
 def train_batches(

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import optim
+from vit_jax import compiler, optim
 from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
 
 log = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def compile_step(
         step,
         donate_argnums=0,
         out_shardings=(shardings, None),
-        compiler_options=COMPILER_OPTIONS,
+        compiler_options={**COMPILER_OPTIONS, **compiler.options()},
     )
 
 
