@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax import config as config_lib
 from vit_jax import compiler, hosts, memory, models, sharding
+from vit_jax import config as config_lib
 from vit_jax.metrics import MetricsLog
 from vit_jax.workdir import RunDirectory, versions
 
