@@ -284,7 +284,7 @@ class _TrainExamples:
 
     def _one(self, index: int, rng: ops.Random, hint: str = '') -> dict[str, Any]:
         example = self.source[index]
-        size = None
+        size = example.get('full_size')  # of what a cache has shrunk
         if self.scaled_decoding and isinstance(example['image'], bytes):
             size = ops.jpeg_size(example['image'])
         if size is None:
@@ -308,7 +308,10 @@ class _TrainExamples:
         rng: ops.Random,
         hint: str,
     ) -> UInt8[np.ndarray, 'new_h new_w c']:
-        """Decodes no more pixels than the result needs; the same crop as `augment`."""
+        """Crops a smaller image, decoded to no more pixels than the result needs.
+
+        The crop is that of `augment`.
+        """
 
         def decoded(factor: float) -> UInt8[np.ndarray, 'h w c']:
             wanted = [math.ceil(side * factor) for side in size]
@@ -456,11 +459,14 @@ class _Reader:
 def _num_threads(num_threads: int | None, num_workers: int) -> int:
     if num_threads is not None:
         return max(1, num_threads)
+    return math.ceil(available_cores() / max(1, num_workers))
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # not on macOS
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return math.ceil(cores / max(1, num_workers))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start(batches: grain.MapDataset, num_workers: int) -> workers.Batches:
