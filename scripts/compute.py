@@ -8,19 +8,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-# Settings of the compiler that each network is measured with on a CPU. Our commands
-# use the second one, others who do not know of it the first one.
+# Settings of the compiler that each network is measured with on a CPU: what others get
+# who know of no flags, and what our programs are compiled with.
 DEFAULT, SHIPPED = 'default flags', 'our flags'
-CPU_SETTINGS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
-    SHIPPED: {'xla_cpu_experimental_ynn_fusion_type': ''},
-}
 NUM_CLASSES = 1000
 SECONDS = 0.5  # of a timed run, at least
 COLLECTIVES = (
@@ -138,6 +135,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scan_layers', action='store_true')
     parser.add_argument('--remat', default='none')
     parser.add_argument('--accum_steps', type=int, default=1)
+    parser.add_argument('--attention', default='auto', help='auto, xla or cudnn')
 
 
 def training_config(args: argparse.Namespace) -> ConfigDict:
@@ -154,27 +152,23 @@ def training_config(args: argparse.Namespace) -> ConfigDict:
         config.base_lr = 1e-4
         config.dtype, config.remat = args.dtype, args.remat
         config.scan_layers = args.scan_layers
+        config.attention = args.attention
     return config
 
 
 def network(config: ConfigDict, **fields: Any) -> Any:
     """Returns the module of a training configuration."""
-    from vit_jax import models
+    from vit_jax import train
 
-    fields = {
-        'dtype': config.dtype,
-        'remat': config.remat,
-        'scan_layers': config.scan_layers,
-        **fields,
-    }
-    return models.from_config(config.model, num_classes=NUM_CLASSES, **fields)
+    model = train.create_model(config, NUM_CLASSES)
+    return model.clone(**fields)
 
 
 def run_model(args: argparse.Namespace) -> list[dict]:
     """Measures the network and its baselines alternately; returns their rows."""
     import baselines
 
-    from vit_jax import models
+    from vit_jax import compiler, models
 
     config = training_config(args)
     model = network(config)
@@ -190,8 +184,9 @@ def run_model(args: argparse.Namespace) -> list[dict]:
         jax.random.key(1), params['head']['kernel'].shape
     )
     ours = models.stack(params) if args.scan_layers else params
-    on_cpu = jax.default_backend() == 'cpu'
-    settings = CPU_SETTINGS if on_cpu else {'': {}}
+    settings = {'': {}}
+    if jax.default_backend() == 'cpu':
+        settings = {DEFAULT: {}, SHIPPED: compiler.options()}
     networks = [('vit_jax', model, ours)]
     if 'linen' in args.baseline:
         plain = baselines.plain(config.model, NUM_CLASSES)
@@ -259,7 +254,7 @@ def inference(
             logits = apply({'params': params}, images)
         logits.block_until_ready()
 
-    facts = {'compile_seconds': seconds, 'memory_bytes': peak_memory(apply)}
+    facts = {'compile_seconds': seconds, **facts_of(apply)}
     side = Side(*label, 'inference', run, **facts)
     return side, np.asarray(apply({'params': params}, images))
 
@@ -273,7 +268,7 @@ def training(
     options: Mapping[str, Any],
 ) -> Side:
     """Returns how a compiled training step runs, the optimizer's part included."""
-    from vit_jax import optim, train_step
+    from vit_jax import compiler, optim, train_step
     from vit_jax.train_state import TrainState
 
     optimizer = optim.create_optimizer(config)
@@ -287,10 +282,9 @@ def training(
     }
     batch = jax.tree.map(jnp.asarray, batch)
     begin = time.perf_counter()
-    step = train_step.compile_step(config, model, optimizer, state)
-    step = step.lower(state, batch).compile(
-        compiler_options={**train_step.COMPILER_OPTIONS, **options}
-    )
+    with mock.patch.object(compiler, 'options', return_value=options):
+        step = train_step.compile_step(config, model, optimizer, state)
+    step = step.lower(state, batch).compile()
     seconds = time.perf_counter() - begin
     held = [state]
 
@@ -300,8 +294,14 @@ def training(
         values['loss'].block_until_ready()
         jax.block_until_ready(held[0].params)
 
-    facts = {'compile_seconds': seconds, 'memory_bytes': peak_memory(step)}
+    facts = {'compile_seconds': seconds, **facts_of(step)}
     return Side(*label, 'training', run, **facts)
+
+
+def facts_of(compiled: Any) -> dict[str, Any]:
+    """Returns the memory a program takes, and how often it calls cuDNN's attention."""
+    calls = compiled.as_text().count('custom_call_target="__cudnn$fmha')
+    return {'memory_bytes': peak_memory(compiled), 'cudnn_attention_calls': calls}
 
 
 def peak_memory(compiled: Any) -> int:
@@ -434,6 +434,8 @@ def cells(row: Mapping[str, Any]) -> str:
     if 'compile_seconds' in row:
         memory = row['memory_bytes'] / 2**20
         found += f'  {row["compile_seconds"]:5.1f} s  {memory:,.0f} MiB'
+    if calls := row.get('cudnn_attention_calls'):
+        found += f'  attention by cuDNN ({calls} calls)'
     return found
 
 

@@ -76,6 +76,8 @@ def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
         (['pp.crop=3'], ['3', 'patch']),
         (['pp.size=(16, 1)'], ['16', 'patch']),
         (['sharding.fsdp=3'], ['3', '8 devices']),
+        (['attention=flash'], ["'flash'", 'auto, xla, cudnn']),
+        (['attention=cudnn'], ["'cudnn'", 'a cpu', 'NVIDIA GPU', "'auto'"]),
         (['model.classifier=tokne'], ['tokne', 'token']),
         (['pretrained=/nowhere/ViT-B_16.npz'], ['There is no /nowhere/ViT-B_16.npz']),
     ],
