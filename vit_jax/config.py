@@ -92,7 +92,7 @@ NUMERICS = (
 OPTIMIZERS = ('sgd', 'adamw')
 DECAY_TYPES = ('cosine', 'linear')
 TRAINERS = ('train',)
-COMPUTE_DTYPES = ('float32', 'bfloat16')
+COMPUTE_DTYPES = ('float32', 'bfloat16', 'float16')
 OPTIM_DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'dots', 'full')
 ATTENTIONS = ('auto', 'xla', 'cudnn')
@@ -113,7 +113,8 @@ def default() -> ConfigDict:
 
     # The network, as in models.MODEL_CONFIGS; a recipe sets it.
     config.model = ConfigDict()
-    # float32 or bfloat16: what the network computes in. Parameters are float32.
+    # float32, bfloat16 or, for GPUs without it (T4, V100), float16: what the network
+    # computes in. Parameters are float32. float16 scales the loss: see loss_scale.py.
     config.dtype = 'float32'
 
     # Where the parameters start: a file. None: from scratch. Recipes set it to
