@@ -12,6 +12,7 @@ workers, paths, logging). Resuming a run compares the *what* keys alone.
 import contextlib
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ HOW = frozenset(
     {
         'batch_eval',
         'attention',
+        'cache.where',
         'checkpoint_every',
         'few_shot',
         'dataset',  # its examples are compared by fingerprint instead
@@ -60,6 +62,8 @@ OPTIONAL = frozenset(
     {
         'accum_steps',
         'batch',
+        'cache.shrink',
+        'cache.where',
         'few_shot.dataset',
         'num_threads',
         'pp.crop',
@@ -209,6 +213,18 @@ def default() -> ConfigDict:
     config.num_threads = placeholder(int)
     # Batches kept ahead on the device.
     config.prefetch = 2
+
+    # For small datasets: all training images are decoded at the start, and kept.
+    # 'memory'; or a directory, where later runs find them. None: nothing is. All
+    # processes share one copy. The batches are the same to the bit; scaled_decoding
+    # does nothing. Evaluation reads the files.
+    config.cache = ConfigDict()
+    config.cache.where = placeholder(str)
+    # Keep images that are larger with this shorter side, which saves room and time. The
+    # crops are the same to a pixel of the smaller image; its pixels are averages,
+    # smoother than the original's, and small crops are enlarged from fewer of them.
+    # None: as they are.
+    config.cache.shrink = placeholder(int)
 
     # Over how many devices each parameter is split; 1: every device holds all.
     config.sharding = ConfigDict({'fsdp': 1})
@@ -456,7 +472,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     one_of('attention', ATTENTIONS)
     at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
-    at_least(1, 'num_threads', 'pp.channels')
+    at_least(1, 'num_threads', 'pp.channels', 'cache.shrink')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
     at_least(0, 'few_shot.every', 'show_images')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
@@ -554,6 +570,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 f'config.pp.resize is {config.pp.resize}, smaller than the crop of '
                 f'{longest} pixels that is cut from it; it must be at least that.'
             )
+    _check_cache(config)
     if num_devices % config.sharding.fsdp:
         raise ValueError(
             f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
@@ -575,6 +592,41 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 'devices cannot share equally. Take a batch that is a multiple of '
                 f'{parts * num_devices}.'
             )
+
+
+def _check_cache(config: ConfigDict) -> None:
+    """Raises a ValueError for what no cache of images could be."""
+    where, shrink = config.cache.where, config.cache.shrink
+    if where is not None and where != 'memory':
+        # Better than a new folder called 'memroy'.
+        if '/' not in where and not os.path.isdir(where):
+            raise ValueError(
+                f'config.cache.where is {where!r}; it can be memory or a directory, '
+                f'as in ./{where or "cache"}.{nearest(where, ("memory",))}'
+            )
+        if os.path.exists(where) and not os.path.isdir(where):
+            raise ValueError(
+                f'config.cache.where is {where!r}, which is a file; it can be memory '
+                'or a directory.'
+            )
+    if shrink is None:
+        return
+    if where is None:
+        raise ValueError(
+            f'config.cache.shrink is {shrink}, but config.cache.where is None: nothing '
+            'is kept that could be shrunk.'
+        )
+    if config.pp.resize is not None and shrink < config.pp.resize:
+        raise ValueError(
+            f'config.cache.shrink is {shrink}, smaller than config.pp.resize = '
+            f'{config.pp.resize}; it must be at least that.'
+        )
+    if image_size(config) != (None, None) and shrink < min(image_size(config)):
+        raise ValueError(
+            f'config.cache.shrink is {shrink}, smaller than the '
+            f'{min(image_size(config))} pixels that the network sees; it must be at '
+            'least that.'
+        )
 
 
 def _check_frozen(config: ConfigDict) -> None:

@@ -139,9 +139,10 @@ def train_and_evaluate(
         if start < config.total_steps and not _waited_enough(
             config, start, checkpoints.best()
         ):
+            images = kept(config, sources['train'])
             throughput = Throughput()
             host_batches = stack.enter_context(
-                contextlib.closing(train_batches(config, sources['train'], start))
+                contextlib.closing(train_batches(config, images, start))
             )
             steps = training_steps(
                 compile_step(config, model, optimizer, state),
@@ -365,6 +366,27 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     if 'transformer' in config.model:  # a Mixer has no attention
         fields['attention'] = config.attention
     return models.from_config(config.model, num_classes=num_classes, **fields)
+
+
+def kept(config: ConfigDict, source: data.Source) -> data.Source:
+    """Returns the training images as the run reads them: decoded, if it keeps them."""
+    where = config.cache.where
+    if where is None:
+        return source
+
+    def decoded() -> data.Source:
+        return data.cached(
+            source,
+            where,
+            shrink=config.cache.shrink,
+            channels=config.pp.channels,
+            num_threads=config.num_threads,
+        )
+
+    if where == 'memory':
+        with hosts.together():
+            return decoded()
+    return hosts.first_ahead(decoded)  # the others find them, or have another disk
 
 
 def train_batches(

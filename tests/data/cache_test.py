@@ -4,18 +4,23 @@ import logging
 import multiprocessing
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import cv2
 import numpy as np
+import processes
 import pytest
+from conftest import make_photos, tiny_config
 from PIL import Image
 from pipeline_test import TRAIN, Pictures, assert_equal, take
 
-from vit_jax import data
+from vit_jax import config as config_lib
+from vit_jax import data, main, train, train_step
 from vit_jax.data import cache, folder, ops, pipeline
 
 SCALED = {'corrupt': frozenset({3, 4, 11})}
@@ -359,3 +364,105 @@ def test_too_large_for_the_memory(monkeypatch):
 
 def test_the_memory_that_is_free():
     assert 1 << 20 < cache.free_memory() < 1 << 50
+
+
+@pytest.fixture(scope='module')
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('cache')
+    photos = make_photos(folder / 'photos', train=8, test=5)
+    bad = photos / 'train' / 'dog' / '3.png'
+    bad.write_bytes(bad.read_bytes()[:200])
+    return processes.write_recipe(
+        folder / 'recipe.py', photos, **{'pp.train': 'train', 'skip_corrupt': True}
+    )
+
+
+def run_main(recipe, workdir, *arguments):
+    command = ['main', f'--config={recipe}', f'--workdir={workdir}', *arguments]
+    assert main.main(command) == 0
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def without(recipe):
+    return run_main(recipe, recipe.with_name('without'))
+
+
+class TestRuns:
+    """Through the entry point."""
+
+    @pytest.mark.parametrize(
+        'arguments',
+        [
+            ['--config.cache.where=memory'],
+            ['--config.cache.where=memory', '--config.num_workers=1'],
+            ['--config.cache.where={0}/c', '--config.cache.shrink=50'],
+        ],
+    )
+    def test_a_run_is_the_same_to_the_bit(self, recipe, without, tmp_path, arguments):
+        arguments = [text.format(tmp_path) for text in arguments]
+        run = run_main(recipe, tmp_path / 'run', *arguments)
+        records = processes.records(run)
+        assert records == processes.records(without)
+        assert max(record.get('skipped', 0) for record in records) > 0
+        processes.assert_same_bits(run / 'model.npz', without / 'model.npz')
+
+    def test_a_run_goes_on_with_or_without(self, recipe, without, tmp_path):
+        """Where images are kept does not decide the numbers."""
+        run, where = tmp_path / 'run', f'--config.cache.where={tmp_path}/c'
+
+        class KilledError(Exception):
+            pass
+
+        def killed(step_fn, state, batches, start, stop):
+            for step, *rest in train_step.training_steps(
+                step_fn, state, batches, start, stop
+            ):
+                yield step, *rest
+                if step == 3:
+                    raise KilledError
+
+        with (
+            mock.patch.object(train, 'training_steps', killed),
+            pytest.raises(KilledError),
+        ):
+            train.train_and_evaluate(main.load_recipe(str(recipe)), run)
+        run_main(recipe, run, where)
+        assert [*tmp_path.glob('c/*.images')]
+        processes.assert_same_bits(run / 'model.npz', without / 'model.npz')
+
+    def test_another_size_is_another_run(self, recipe, tmp_path, capsys):
+        kept = ['--config.cache.where=memory', '--config.cache.shrink=17']
+        run = run_main(recipe, tmp_path / 'run', *kept, '--config.total_steps=2')
+        command = ['main', f'--config={recipe}', f'--workdir={run}']
+        command += [kept[0], '--config.total_steps=2']
+        assert main.main(command) == 2
+        assert 'config.cache.shrink: 17 there, None now' in capsys.readouterr().err
+
+    def test_nothing_is_kept_by_a_dry_run(self, recipe, tmp_path):
+        arguments = [f'--config.cache.where={tmp_path}/c', '--dry_run']
+        run_main(recipe, tmp_path / 'run', *arguments)
+        assert not [*tmp_path.iterdir()]
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (['where=memroy'], r"'memroy'; it can be memory or a directory.* Did you"),
+            (['where='], 'it can be memory or a directory'),
+            ([f'where={__file__}'], 'which is a file'),
+            (['shrink=20'], 'nothing is kept that could be shrunk'),
+            (['where=memory', 'shrink=15'], 'smaller than the 16 pixels'),
+            (['where=memory', 'shrink=0'], 'must be at least 1'),
+            (['where=/proc/here'], 'cannot be kept in /proc/here'),
+        ],
+    )
+    def test_user_errors(self, recipe, tmp_path, capsys, arguments, message):
+        arguments = [f'--config.cache.{text}' for text in arguments]
+        command = ['main', f'--config={recipe}', f'--workdir={tmp_path / "run"}']
+        assert main.main([*command, *arguments]) == 2
+        assert re.search(message, capsys.readouterr().err)
+
+    def test_images_smaller_than_resize_are_refused(self):
+        settings = {'cache.where': 'memory', 'cache.shrink': 20, 'pp.resize': 24}
+        with pytest.raises(ValueError, match=r'smaller than config\.pp\.resize = 24'):
+            config_lib.check(tiny_config('photos', **settings))
