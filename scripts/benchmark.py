@@ -7,6 +7,7 @@
     python scripts/benchmark.py train            # the training loop, and its start
     python scripts/benchmark.py predict          # files to probabilities
     python scripts/benchmark.py scaling          # memory and collectives by devices
+    python scripts/benchmark.py layers           # scan_layers against unrolled blocks
 
 What is compared runs alternately in one process, so that whoever shares the machine
 disturbs both alike. Ratios are formed within each pair of runs; the table shows their
@@ -31,6 +32,7 @@ from unittest import mock
 
 import compute
 import numpy as np
+import stacking
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     add_train(parts)
     add_predict(parts)
     compute.add_scaling(parts)
+    stacking.add_layers(parts)
     args = parser.parse_args(argv)
     report = {'machine': machine(), 'cores': available_cores(), 'part': args.part}
     try:

@@ -268,40 +268,88 @@ def training(
     options: Mapping[str, Any],
 ) -> Side:
     """Returns how a compiled training step runs, the optimizer's part included."""
-    from vit_jax import compiler, optim, train_step
-    from vit_jax.train_state import TrainState
-
-    optimizer = optim.create_optimizer(config)
-    copy = jax.tree.map(lambda x: x.copy(), params)  # the step takes it
-    state = TrainState.create(copy, optimizer)
-    rng = np.random.default_rng(0)
-    batch = {
-        'image': rng.integers(0, 256, images.shape, np.uint8),
-        'label': rng.integers(0, NUM_CLASSES, len(images), np.int32),
-        'skipped': np.zeros(len(images), np.int32),
-    }
-    batch = jax.tree.map(jnp.asarray, batch)
+    trained = Trained(config, model, params, images.shape)
     begin = time.perf_counter()
-    with mock.patch.object(compiler, 'options', return_value=options):
-        step = train_step.compile_step(config, model, optimizer, state)
-    step = step.lower(state, batch).compile()
+    step = trained.compile(options)
     seconds = time.perf_counter() - begin
-    held = [state]
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            held[0], values = step(held[0], batch)
-        values['loss'].block_until_ready()
-        jax.block_until_ready(held[0].params)
-
     facts = {'compile_seconds': seconds, **facts_of(step)}
-    return Side(*label, 'training', run, **facts)
+    return Side(*label, 'training', trained.steps(step), **facts)
+
+
+class Trained:
+    """What a training step takes: a state, and one batch of random pixels.
+
+    Args:
+        config: of the run.
+        model: None: the run's.
+        params: None: new ones. They stay whole.
+        shape: of the images; None: the run's.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        model: Any = None,
+        params: Any = None,
+        shape: Sequence[int] | None = None,
+    ):
+        from vit_jax import optim
+        from vit_jax.train_state import TrainState
+
+        self.config = config
+        self.model = network(config) if model is None else model
+        size = config.pp.crop
+        shape = shape or (config.batch, size, size, 3)
+        if params is None:
+            init = jax.jit(self.model.init)
+            params = init(jax.random.key(0), jnp.zeros((1, *shape[1:])))['params']
+        self.optimizer = optim.create_optimizer(config)
+        copy = jax.tree.map(lambda x: x.copy(), params)  # the step takes it
+        self.state = TrainState.create(copy, self.optimizer, config.dtype)
+        rng = np.random.default_rng(0)
+        batch = {
+            'image': rng.integers(0, 256, shape, np.uint8),
+            'label': rng.integers(0, NUM_CLASSES, shape[0], np.int32),
+            'skipped': np.zeros(shape[0], np.int32),
+        }
+        self.batch = jax.tree.map(jnp.asarray, batch)
+
+    def compile(self, options: Mapping[str, Any] | None = None) -> Any:
+        """Returns the step, traced and compiled anew.
+
+        Args:
+            options: of the compiler; None: those of our programs.
+        """
+        from vit_jax import compiler, train_step
+
+        options = compiler.options() if options is None else options
+        with mock.patch.object(compiler, 'options', return_value=options):
+            step = train_step.compile_step(
+                self.config, self.model, self.optimizer, self.state
+            )
+        return step.lower(self.state, self.batch).compile()
+
+    def steps(self, step: Any) -> Callable[[int], None]:
+        """Returns a function that takes so many compiled steps and waits for them."""
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                self.state, values = step(self.state, self.batch)
+            values['loss'].block_until_ready()
+            jax.block_until_ready(self.state.params)
+
+        return run
 
 
 def facts_of(compiled: Any) -> dict[str, Any]:
     """Returns the memory a program takes, and how often it calls cuDNN's attention."""
     calls = compiled.as_text().count('custom_call_target="__cudnn$fmha')
     return {'memory_bytes': peak_memory(compiled), 'cudnn_attention_calls': calls}
+
+
+def temporary_memory(compiled: Any) -> int:
+    """Returns bytes that a compiled function holds besides arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def peak_memory(compiled: Any) -> int:

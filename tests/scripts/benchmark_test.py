@@ -129,6 +129,19 @@ def test_scaling():
     assert 'all-gather' in sharded['collectives']
 
 
+def test_layers_stacked_and_unrolled():
+    rows = report('layers', *SMALL, '--layers', 1, 12, '--repeats', 1)
+    networks = [row for row in rows if 'ratio' not in row]
+    assert {row['name'] for row in networks} == {
+        f'{name}, {n} blocks' for name in ('stacked', 'unrolled') for n in (1, 12)
+    }
+    assert all(row['compile_seconds'] > 0 for row in networks)
+    ratios = {row['name']: row['ratio'] for row in rows if 'ratio' in row}
+    # Twelve blocks are more work to compile than one, unless they are one.
+    assert ratios['compile, stacked to unrolled'] < 1
+    assert ratios['step, stacked to unrolled'] > 0
+
+
 def test_collectives_in_loops_count_as_often_as_they_run(compute):
     hlo = """HloModule jit_f
 
@@ -158,6 +171,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
         (['model', '--model', 'Mixer-B_16', '--baseline', 'linen'], 'leave out'),
         (['model', '--model', 'ViT-Z'], 'Unknown model'),
         (['scaling', *SMALL, '--devices', 3], 'fit none of'),
+        (['layers', '--model', 'Mixer-B_16'], 'only ViTs'),
     ],
 )
 def test_user_errors(arguments, message):
