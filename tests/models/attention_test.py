@@ -89,7 +89,9 @@ def test_the_whole_model_by_either(by_cudnn):
 
 
 def test_cudnn_where_it_cannot_run():
-    model = models.get_model('testing', num_classes=2, attention='cudnn')
+    model = models.get_model(
+        'testing', num_classes=2, attention='cudnn', dtype='bfloat16'
+    )
     shape = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     with pytest.raises(ValueError, match=r"'cudnn'.*a cpu.*NVIDIA GPU.*'auto'"):
         jax.eval_shape(model.init, jax.random.key(0), shape)

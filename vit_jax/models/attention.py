@@ -112,6 +112,13 @@ def cudnn_obstacle(shape: tuple, dtype: jnp.dtype, dropout_rate: float) -> str:
         dtype: of the queries.
         dropout_rate: of the attention weights.
     """
+    if dtype == jnp.float32:
+        return 'it computes in bfloat16 or float16, and dtype is float32'
+    if dropout_rate:
+        return f'attention_dropout_rate is {dropout_rate}, and it drops nothing'
+    if not all(isinstance(size, int) for size in shape):
+        return 'it needs to know the number of images, which an export leaves open'
+    # Only now: a float32 model can be traced before hosts have found each other.
     if (backend := jax.default_backend()) != 'gpu':
         return f'this is a {backend}, and it needs an NVIDIA GPU'
     device = jax.local_devices()[0]
@@ -122,12 +129,6 @@ def cudnn_obstacle(shape: tuple, dtype: jnp.dtype, dropout_rate: float) -> str:
             f'this is a {device.device_kind}, and it needs an NVIDIA GPU of compute '
             'capability 8.0 or more (A100 and later)'
         )
-    if dtype == jnp.float32:
-        return 'it computes in bfloat16 or float16, and dtype is float32'
-    if dropout_rate:
-        return f'attention_dropout_rate is {dropout_rate}, and it drops nothing'
-    if not all(isinstance(size, int) for size in shape):
-        return 'it needs to know the number of images, which an export leaves open'
     return _refusal_of_cudnn(*shape[1:], dtype)
 
 
