@@ -29,6 +29,7 @@ HOW = frozenset(
     {
         'batch_eval',
         'attention',
+        'cache.device_mb',
         'cache.where',
         'checkpoint_every',
         'few_shot',
@@ -225,6 +226,11 @@ def default() -> ConfigDict:
     # smoother than the original's, and small crops are enlarged from fewer of them.
     # None: as they are.
     config.cache.shrink = placeholder(int)
+    # For images of one size, as CIFAR's: each device holds all of them, up to so many
+    # MiB, and cuts, resizes and mirrors them itself. The same images, crops and flips;
+    # the pixels differ by one level at most, since the host resizes in whole numbers.
+    config.cache.on_device = False
+    config.cache.device_mb = 1024
 
     # Over how many devices each parameter is split; 1: every device holds all.
     config.sharding = ConfigDict({'fsdp': 1})
@@ -473,6 +479,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
     at_least(1, 'num_threads', 'pp.channels', 'cache.shrink')
+    at_least(1, 'cache.device_mb')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
     at_least(0, 'few_shot.every', 'show_images')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
@@ -611,10 +618,10 @@ def _check_cache(config: ConfigDict) -> None:
             )
     if shrink is None:
         return
-    if where is None:
+    if where is None and not config.cache.on_device:
         raise ValueError(
-            f'config.cache.shrink is {shrink}, but config.cache.where is None: nothing '
-            'is kept that could be shrunk.'
+            f'config.cache.shrink is {shrink}, but config.cache.where is None and '
+            'config.cache.on_device False: nothing is kept that could be shrunk.'
         )
     if config.pp.resize is not None and shrink < config.pp.resize:
         raise ValueError(

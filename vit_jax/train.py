@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -141,13 +141,13 @@ def train_and_evaluate(
         ):
             images = kept(config, sources['train'])
             throughput = Throughput()
-            host_batches = stack.enter_context(
-                contextlib.closing(train_batches(config, images, start))
-            )
+            host_batches, finish = sent_batches(config, images, mesh, start)
+            stack.enter_context(contextlib.closing(host_batches))
+            batches = on_devices(throughput.timed(host_batches), mesh, config.prefetch)
             steps = training_steps(
                 compile_step(config, model, optimizer, state),
                 state,
-                on_devices(throughput.timed(host_batches), mesh, config.prefetch),
+                map(finish, batches),
                 start,
                 config.total_steps,
             )
@@ -387,6 +387,46 @@ def kept(config: ConfigDict, source: data.Source) -> data.Source:
         with hosts.together():
             return decoded()
     return hosts.first_ahead(decoded)  # the others find them, or have another disk
+
+
+def sent_batches(
+    config: ConfigDict, source: data.Source, mesh: Mesh, start: int
+) -> tuple[Iterator[Mapping[str, Any]], Callable[[Batch], Batch]]:
+    """Returns what this host sends for batch `start` and all that follow.
+
+    And what the devices make batches of that by: they may hold the images already.
+    """
+    if not config.cache.on_device:
+        return train_batches(config, source, start), _as_it_is
+    from vit_jax.data.on_device import OnDevice
+
+    with hosts.together():
+        held = OnDevice(
+            source,
+            config_lib.image_size(config),
+            sharding.batch_sharding(mesh),
+            most=config.cache.device_mb << 20,
+            resize=config.pp.resize,
+            shrink=config.cache.shrink,
+            channels=config.pp.channels,
+            num_threads=config.num_threads,
+        )
+    drawn = held.batches(
+        batch=config.batch,
+        seed=config.seed,
+        start=start,
+        min_area=config.pp.min_area,
+        flip=config.pp.flip,
+        num_threads=config.num_threads,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        skip_corrupt=config.skip_corrupt,
+    )
+    return drawn, held
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def train_batches(

@@ -92,19 +92,22 @@ class Decoder:
         Raises:
           UndecodableImage: see `ops.pixels`.
         """
-        image, size = example['image'], None
-        if self.shrink is not None and isinstance(image, bytes):
+        image, name, size = example['image'], example['name'], None
+        if self.shrink is None:
+            return ops.pixels(image, name, self.channels), example.get('full_size')
+        smaller = ops.ResizeShorter(self.shrink)
+        if isinstance(image, bytes):
             size = ops.jpeg_size(image)
         at_least = (0, 0)
         if size is not None and min(size) > self.shrink:
             # Twice the size: what the decoder rounds up at the border is then half a
             # pixel at most.
-            at_least = tuple(2 * side for side in self._size(*size))
-        image = ops.pixels(image, example['name'], self.channels, at_least)
+            at_least = tuple(2 * side for side in smaller.size_of(*size))
+        image = ops.pixels(image, name, self.channels, at_least)
         size = size or image.shape[:2]
-        if self.shrink is None or min(size) <= self.shrink:
-            return image, None
-        height, width = self._size(*size)
+        if min(size) <= self.shrink:
+            return image, example.get('full_size')
+        height, width = smaller.size_of(*size)
         averages = [  # OpenCV knows this for up to four channels
             cv2.resize(
                 image[..., first : first + 4],
@@ -114,13 +117,6 @@ class Decoder:
             for first in range(0, self.channels, 4)
         ]
         return np.concatenate(averages, axis=2), size
-
-    def _size(self, height: int, width: int) -> tuple[int, int]:
-        shorter = min(height, width)
-        return (
-            round(height * self.shrink / shorter),
-            round(width * self.shrink / shorter),
-        )
 
 
 class Cached:
@@ -379,10 +375,10 @@ def _write(
     offset = 0
     told = time.monotonic()
     for place, (image, full_size, label, name) in enumerate(
-        _decoded(source, decoder, num_threads)
+        decoded(source, decoder, num_threads)
     ):
         row = rows[place]
-        if image is None:
+        if isinstance(image, ops.UndecodableImage):
             row['offset'] = -1
         else:
             row['offset'], row['shape'] = offset, image.shape
@@ -417,10 +413,13 @@ def readable(count: int) -> str:
     return f'{count / (1 << 30):,.1f} GiB'
 
 
-def _decoded(
+def decoded(
     source: sources.Source, decoder: Decoder, num_threads: int | None
 ) -> Iterator[tuple]:
-    """Yields (image, size before, label, name) of all examples; None: no image."""
+    """Yields (image, size before, label, name) of all examples, in their order.
+
+    In place of an image that does not decode there is the `ops.UndecodableImage`.
+    """
 
     def decode(places: range) -> list[tuple]:
         found = []
@@ -428,8 +427,8 @@ def _decoded(
             example = source[place]
             try:
                 image, full_size = decoder(example)
-            except ops.UndecodableImage:
-                image = full_size = None
+            except ops.UndecodableImage as error:
+                image, full_size = error, None
             found.append((image, full_size, example['label'], example['name']))
         return found
 
