@@ -35,7 +35,7 @@ SHOWN = {
     'data_wait': '{:.0%} waiting for data',
     'skipped': '{} skipped',
     'loss_scale': 'loss scale {:.0f}',
-    'skipped_steps': '{:.0f} steps skipped',
+    'skipped_steps': 'skipped steps {:.0f}',
 }
 
 
