@@ -15,7 +15,8 @@ TINY = ['--images', '32', '--batch', '16', '--size', '32', '--repeats', '1']
 
 @pytest.mark.parametrize('as_json', [True, False])
 def test_input(as_json):
-    command = [sys.executable, SCRIPT, 'input', *TINY, '--workers', '0']
+    rows = ['--workers', '0', '--rows', 'decoder', 'pipeline']
+    command = [sys.executable, SCRIPT, 'input', *TINY, *rows]
     result = subprocess.run(
         command + ['--json'] * as_json,
         capture_output=True,
@@ -34,6 +35,32 @@ def test_input(as_json):
         assert row['ratio'] > 0.05
         assert row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
     assert pipeline['rate'] / pipeline['against'] == pytest.approx(pipeline['ratio'])
+
+
+def test_input_of_large_photos_and_kept_images():
+    rows = report('input', *TINY, '--rows', 'photos', 'cache', 'device')
+    names = ['scaled_decoding', 'cache in memory, ag', 'shrunk to 37', 'on the device']
+    assert len(rows) == len(names)
+    for row, name in zip(rows, names, strict=True):
+        assert name in row['name']
+        assert 0 < row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
+
+
+def test_input_against_tf_data():
+    arguments = ['input', *TINY, '--baseline', 'tf.data', '--workers', '0']
+    if importlib.util.find_spec('tensorflow'):
+        (row,) = report(*arguments)
+        assert row['name'] == 'pipeline at 32, threads, against tf.data'
+        assert row['against'] > 0
+    else:
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert 'TensorFlow is not installed' in done.stderr
+        assert '--tensorflow_python' in done.stderr
+    done = run(*arguments, '--tensorflow_python', '/no/python')
+    assert done.returncode == 2
+    assert 'does not start' in done.stderr
+    assert 'Traceback' not in done.stderr
 
 
 SMALL = ['--model', 'testing', '--size', '32', '--batch', '4']
