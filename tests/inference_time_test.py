@@ -140,7 +140,7 @@ def test_the_recipes_defaults():
         (['initial_steps=-1'], ['config.initial_steps is -1', 'at least 0']),
         (['num_classes=0'], ['config.num_classes is 0', 'at least 1']),
         (['image_size=3'], ['3', 'patch']),
-        (['sharding.fsdp=3'], ['config.sharding.fsdp is 3', '8 devices']),
+        (['sharding.fsdp=3'], ['config.sharding.fsdp is 3', 'one of 1, 2, 4, 8.']),
         (['sharding.fsdp=0'], ['config.sharding.fsdp is 0', 'at least 1']),
         (['dtype=bfloat61'], ["'bfloat61'", 'Did you mean bfloat16']),
         (['model_name=ViT-B_61'], ['ViT-B_61', 'ViT-B_16']),

@@ -578,11 +578,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 f'{longest} pixels that is cut from it; it must be at least that.'
             )
     _check_cache(config)
-    if num_devices % config.sharding.fsdp:
-        raise ValueError(
-            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
-            f'the {num_devices} devices.'
-        )
+    check_fsdp(config, num_devices)
     if config.frozen:
         _check_frozen(config)
     if config.batch is not None:
@@ -633,6 +629,16 @@ def _check_cache(config: ConfigDict) -> None:
             f'config.cache.shrink is {shrink}, smaller than the '
             f'{min(image_size(config))} pixels that the network sees; it must be at '
             'least that.'
+        )
+
+
+def check_fsdp(config: ConfigDict, num_devices: int) -> None:
+    """Raises a ValueError unless fsdp divides the devices."""
+    if num_devices % config.sharding.fsdp:
+        divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+        raise ValueError(
+            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
+            f'the {num_devices} devices. Take one of {", ".join(map(str, divisors))}.'
         )
 
 

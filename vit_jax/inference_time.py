@@ -127,11 +127,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
         )
     size = (config.image_size, config.image_size)
     models.patch_grid(models.get_config(config.model_name), size)
-    if num_devices % config.sharding.fsdp:
-        raise ValueError(
-            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
-            f'the {num_devices} devices.'
-        )
+    config_lib.check_fsdp(config, num_devices)
     if config.batch % num_devices:
         raise ValueError(
             f'config.batch is {config.batch}, which the {num_devices} devices cannot '
