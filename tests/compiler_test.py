@@ -1,10 +1,11 @@
 """Which options programs are compiled with, and that they are."""
 
 import jax
-import jax.numpy as jnp
 import pytest
+from conftest import tiny_config
 
-from vit_jax import compiler, evaluate, models
+from vit_jax import compiler, models, optim, sharding, train_step
+from vit_jax.train_state import Initializer
 
 NAME = 'xla_cpu_experimental_ynn_fusion_type'
 
@@ -12,6 +13,7 @@ NAME = 'xla_cpu_experimental_ynn_fusion_type'
 @pytest.fixture(autouse=True)
 def versions(monkeypatch):
     """Forgets what this version knows, before and after."""
+    jax.devices()  # the flags of the tests have been read
     monkeypatch.delenv('XLA_FLAGS', raising=False)
     compiler._known.cache_clear()
     yield
@@ -38,17 +40,28 @@ def test_other_backends_are_left_alone(monkeypatch):
     assert compiler.options() == {}
 
 
-def test_programs_are_compiled_with_them(monkeypatch):
-    """A wrong value is refused, so that one that is not used would not be noticed."""
-    model = models.get_model('testing', num_classes=2)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
-    batch = {
-        'image': jnp.zeros((2, 32, 32, 3)),
-        'label': jnp.zeros(2, int),
-        'mask': jnp.ones(2),
-    }
-    step = evaluate.make_eval_step(model)
-    assert step(params, batch)['num_examples'] == 2
+def test_the_step_is_compiled_with_them_and_says_so(monkeypatch, caplog):
+    """A wrong name is refused, so that options are known to arrive."""
+    config = tiny_config('none', batch=8)
+    optimizer = optim.create_optimizer(config)
+    mesh = sharding.make_mesh(1, jax.devices()[:1])
+    state = Initializer(config, 2, optimizer, mesh).shapes()
+    model = models.from_config(config.model, num_classes=2)
+    rows = sharding.batch_sharding(mesh)
+
+    def leaf(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
+    batch = {'image': leaf((8, 16, 16, 3), 'uint8')}
+    batch |= {name: leaf((8,), 'int32') for name in ('label', 'skipped')}
+
+    def compile_step():
+        step = train_step.compile_step(config, model, optimizer, state)
+        step.lower(state, batch).compile()
+
+    caplog.set_level('INFO')
+    compile_step()
+    assert ('is compiled with' in caplog.text) == bool(compiler.options())
     monkeypatch.setattr(compiler, 'options', lambda: {'xla_no_such_option': ''})
     with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_option'):
-        evaluate.make_eval_step(model)(params, batch)
+        compile_step()

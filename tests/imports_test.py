@@ -30,13 +30,13 @@ ALLOWED = {
     'memory': set(),
     'convert': {'checkpoint', 'commands'},
     'preprocessing': {'checkpoint', 'data'},
-    'predictor': {'checkpoint', 'compiler', 'data', 'models', 'sharding'},
+    'predictor': {'checkpoint', 'data', 'models', 'sharding'},
     'shapes': set(),
     'predict': {'checkpoint', 'commands', 'data', 'predictor'},
     'judgement': {'data', 'predictor'},
     'evaluate': {
-        *('checkpoint', 'commands', 'compiler', 'data', 'judgement', 'metrics'),
-        *('models', 'predictor', 'sharding', 'visualize'),
+        *('checkpoint', 'commands', 'data', 'judgement', 'metrics', 'models'),
+        *('predictor', 'sharding', 'visualize'),
     },
 }
 # Not TensorFlow, not PyTorch, and nothing that brings them or is on its way out.

@@ -1,7 +1,7 @@
-"""Options of the compiler, XLA, that make our programs faster where they run.
+"""Options of the compiler, XLA, that make the training step better where it runs.
 
-They are given with each program, so that they hold for whoever calls it, a command or
-another program, and leave alone what else that program compiles.
+They are given with the step alone, so that they hold for whoever compiles it, and leave
+alone what else a program compiles.
 """
 
 import functools
@@ -9,9 +9,9 @@ import os
 
 import jax
 
-# The library that XLA has multiplied matrices with on CPUs since jaxlib 0.10.2 fuses
-# more than is good for a network: without it, inference takes a fourth less
-# (docs/benchmarks.md). Empty: none of its kinds of fusions.
+# The library that XLA has multiplied matrices with on CPUs since jaxlib 0.10.2 makes
+# inference faster, but the training step larger (docs/benchmarks.md). Empty: none of
+# its kinds of fusions.
 _ON_CPU = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 

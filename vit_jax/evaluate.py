@@ -23,7 +23,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vit_jax import commands, compiler, sharding
+from vit_jax import commands, sharding
 from vit_jax.checkpoint.class_names import as_named_by
 from vit_jax.metrics import table
 
@@ -67,10 +67,7 @@ def eval_step(params: Any, batch: Batch, *, model: nn.Module) -> dict[str, Array
 
 def make_eval_step(model: nn.Module) -> EvalStep:
     """Returns `eval_step` of a model, compiled."""
-    return jax.jit(
-        lambda params, batch: eval_step(params, batch, model=model),
-        compiler_options=compiler.options(),
-    )
+    return jax.jit(lambda params, batch: eval_step(params, batch, model=model))
 
 
 def evaluate(

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax import compiler, hosts, memory, models, sharding
 from vit_jax import config as config_lib
+from vit_jax import hosts, memory, models, sharding
 from vit_jax.metrics import MetricsLog
 from vit_jax.workdir import RunDirectory, versions
 
@@ -176,7 +176,6 @@ def _compiled(
     apply = jax.jit(
         lambda params, images: model.apply({'params': params}, images, train=False),
         out_shardings=rows,
-        compiler_options=compiler.options(),
     )
     apply = apply.lower(params, images).compile()
     facts = {

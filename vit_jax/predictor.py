@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Shaped
 
-from vit_jax import checkpoint, compiler, data, sharding
+from vit_jax import checkpoint, data, sharding
 from vit_jax.checkpoint import ModelCard
 from vit_jax.data.photos import Photos
 from vit_jax.models import fields
@@ -187,9 +187,7 @@ class Predictor:
                 outputs = self.all_outputs(params, images)
                 return {name: outputs[name] for name in names}
 
-            self._compiled[names] = jax.jit(
-                compute, compiler_options=compiler.options()
-            )
+            self._compiled[names] = jax.jit(compute)
         return self._compiled[names]
 
     def all_outputs(self, params: Any, images: Float[Array, 'b h w c']) -> Mapping:

@@ -208,7 +208,9 @@ def train_step(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        skipped=state.skipped + batch['skipped'].sum(),
+        # As float32, devices add it up together with the gradients.
+        skipped=state.skipped
+        + batch['skipped'].astype(jnp.float32).sum().astype(jnp.int32),
         first_nonfinite=jnp.where(fine, state.first_nonfinite, state.step),
     )
     values = {'loss': loss, 'grad_norm': grad_norm}
@@ -250,11 +252,13 @@ def compile_step(
         trainable=trainable,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    for name, value in (faster := compiler.options()).items():
+        log.info('The step is compiled with %s=%s; XLA_FLAGS wins.', name, value)
     return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(shardings, None),
-        compiler_options={**COMPILER_OPTIONS, **compiler.options()},
+        compiler_options={**COMPILER_OPTIONS, **faster},
     )
 
 

@@ -93,7 +93,7 @@ def test_model_against_the_plain_formulation():
     assert {(r['name'], r['flags'], r['work']) for r in sides} == set(
         itertools.product(
             ('vit_jax', 'linen'),
-            ('default flags', 'our flags'),
+            ('default flags', "our step's flags"),
             ('inference', 'training'),
         )
     )
@@ -116,7 +116,7 @@ def test_model_as_a_table():
     done = run('model', *SMALL, '--work', 'inference', '--repeats', 1, '--scan_layers')
     assert done.returncode == 0, done.stderr
     assert 'matmul peak' in done.stdout
-    assert 'vit_jax, our flags' in done.stdout
+    assert "vit_jax, our step's flags" in done.stdout
 
 
 @pytest.fixture

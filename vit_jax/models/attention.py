@@ -55,16 +55,18 @@ class MultiHeadDotProductAttention(nn.Module):
             )
             # The kernel never holds the weights: they are computed if they are wanted.
             if self.is_mutable_collection(INTERMEDIATES):
-                weights = attention_weights(heads_first(query), heads_first(key))
-                self.sow(INTERMEDIATES, 'attention_weights', weights)
+                weights, total = softmax_parts(heads_first(query), heads_first(key))
+                self.sow(INTERMEDIATES, 'attention_weights', weights / total)
         else:
             query, key, value = map(heads_first, (query, key, value))
-            weights = attention_weights(query, key)
-            self.sow(INTERMEDIATES, 'attention_weights', weights)
+            weights, total = softmax_parts(query, key)
+            self.sow(INTERMEDIATES, 'attention_weights', weights / total)
             weights = weights.astype(self.dtype)
             # Every head draws its own mask.
             weights = nn.Dropout(self.dropout_rate, deterministic=not train)(weights)
-            gathered = heads_first(jnp.einsum('bknN,bkNe->bkne', weights, value))
+            # Divided after the product: that has e columns, the weights have n.
+            gathered = jnp.einsum('bknN,bkNe->bkne', weights, value) / total
+            gathered = heads_first(gathered.astype(self.dtype))
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
@@ -92,16 +94,21 @@ def heads_first(x: Float[Array, 'b i j e']) -> Float[Array, 'b j i e']:
     return x.swapaxes(1, 2)
 
 
-def attention_weights(
+def softmax_parts(
     query: Float[Array, 'b k n e'], key: Float[Array, 'b k n e']
-) -> Float[Array, 'b k n n']:
-    """Returns softmax(q k^T / sqrt(e)) in float32; rows are what tokens look at."""
+) -> tuple[Float[Array, 'b k n n'], Float[Array, 'b k n 1']]:
+    """Returns numerator, of at most 1, and denominator of softmax(q k^T / sqrt(e)).
+
+    In float32; rows are what tokens look at.
+    """
     query = query * query.shape[-1] ** -0.5
     # The product is computed in its own type and cast, not asked for in float32:
     # otherwise the backward pass would multiply float32 by bfloat16 matrices, at the
     # speed of float32 and with a copy.
     scores = jnp.einsum('bkne,bkNe->bknN', query, key).astype(jnp.float32)
-    return jax.nn.softmax(scores, axis=-1)
+    largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    return weights, weights.sum(axis=-1, keepdims=True)
 
 
 def cudnn_obstacle(shape: tuple, dtype: jnp.dtype, dropout_rate: float) -> str:

@@ -71,6 +71,29 @@ def matrix_product(
     return product.reshape(*rows, *columns)
 
 
+def patch_product(
+    x: Float[Array, 'b h w c'], kernel: Array, *_: Any, **options: Any
+) -> Float[Array, 'b h2 w2 d']:
+    """Returns the convolution whose stride is its kernel's size; for `nn.Conv`.
+
+    Each patch is a row of one matrix. XLA's programs for CPUs train about 4 % faster
+    so (docs/benchmarks.md).
+
+    Args:
+        x: images, which patches cover.
+        kernel: (p_h p_w c d).
+        **options: of `jax.lax.conv_general_dilated`; the precision counts.
+    """
+    batch, height, width, channels = x.shape
+    patch = kernel.shape[:2]
+    rows, columns = height // patch[0], width // patch[1]
+    x = x.reshape(batch, rows, patch[0], columns, patch[1], channels)
+    x = x.swapaxes(2, 3).reshape(batch, rows, columns, math.prod(kernel.shape[:-1]))
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    contracted = (((3,), (0,)), ((), ()))
+    return matrix_product(x, kernel, contracted, precision=options['precision'])
+
+
 class AddPositionEmbs(nn.Module):
     """Adds a learned position embedding, one vector per token."""
 

@@ -45,6 +45,7 @@ from vit_jax.models.layers import (
     PreLogits,
     apply_blocks,
     layer_norm,
+    patch_product,
 )
 from vit_jax.models.resnet import STANDARDIZATIONS, ResNetRoot
 
@@ -248,6 +249,7 @@ class VisionTransformer(nn.Module):
             strides=size,
             padding='VALID',
             dtype=self.dtype,
+            conv_general_dilated=patch_product,
             name='embedding',
         )
         x = embedding(x).reshape(-1, rows * columns, self.hidden_size)
