@@ -17,7 +17,6 @@ def add_layers(parts: argparse._SubParsersAction) -> None:
         'layers', help='scan_layers: time to compile, and of a step, against unrolled'
     )
     compute.add_network(parser)
-    parser.set_defaults(batch=4)
     parser.add_argument(
         '--layers', type=int, nargs='+', default=[6, 24], help='numbers of blocks'
     )
