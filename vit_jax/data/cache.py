@@ -13,7 +13,6 @@ so that it is skipped, counted and named as without a cache.
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, SupportsIndex
 
 import cv2
+import filelock
 import numpy as np
 from jaxtyping import UInt8
 
@@ -284,7 +284,7 @@ def _in_folder(
     )
     path = folder / f'{key}.images'
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / f'{key}.lock'):
+    with filelock.FileLock(folder / f'{key}.lock'):
         with contextlib.suppress(FileNotFoundError, ValueError):
             found = Cached(source, path)
             if _agree(found, source, decoder):
@@ -314,15 +314,6 @@ def _in_folder(
         '%d decoded images, %s, are in %s', len(found), readable(found.nbytes), path
     )
     return found
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-    # The file stays: removing it would let a third process lock another one.
-    with open(path, 'ab') as file:
-        with contextlib.suppress(OSError):  # file systems without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _agree(found: Cached, source: sources.Source, decoder: Decoder) -> bool:
