@@ -64,6 +64,8 @@ VALUES = {
 NEW_VALUES = {
     'accum_steps': 2,
     'batch': 64,
+    'cache.shrink': 256,
+    'cache.where': '/c',
     'dataset': 'mnist',
     'num_threads': 3,
     'pp.crop': 48,

@@ -55,17 +55,18 @@ class MultiHeadDotProductAttention(nn.Module):
             )
             # The kernel never holds the weights: they are computed if they are wanted.
             if self.is_mutable_collection(INTERMEDIATES):
-                weights, total = softmax_parts(heads_first(query), heads_first(key))
-                self.sow(INTERMEDIATES, 'attention_weights', weights / total)
+                self._sow(softmax_numerator(heads_first(query), heads_first(key)))
         else:
             query, key, value = map(heads_first, (query, key, value))
-            weights, total = softmax_parts(query, key)
-            self.sow(INTERMEDIATES, 'attention_weights', weights / total)
-            weights = weights.astype(self.dtype)
+            weights = softmax_numerator(query, key)
+            if self.is_mutable_collection(INTERMEDIATES):
+                self._sow(weights)
             # Every head draws its own mask.
-            weights = nn.Dropout(self.dropout_rate, deterministic=not train)(weights)
+            dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+            dropped = dropout(weights.astype(self.dtype))
             # Divided after the product: that has e columns, the weights have n.
-            gathered = jnp.einsum('bknN,bkNe->bkne', weights, value) / total
+            gathered = jnp.einsum('bknN,bkNe->bkne', dropped, value)
+            gathered = gathered / weights.sum(axis=-1, keepdims=True)
             gathered = heads_first(gathered.astype(self.dtype))
         return nn.DenseGeneral(
             width,
@@ -75,6 +76,10 @@ class MultiHeadDotProductAttention(nn.Module):
             dot_general=matrix_product,
             name='out',
         )(gathered)
+
+    def _sow(self, numerator: Float[Array, 'b k n n']) -> None:
+        weights = numerator / numerator.sum(axis=-1, keepdims=True)
+        self.sow(INTERMEDIATES, 'attention_weights', weights)
 
     def _use_cudnn(self, shape: tuple, train: bool) -> bool:
         if self.attention == 'xla':
@@ -94,12 +99,12 @@ def heads_first(x: Float[Array, 'b i j e']) -> Float[Array, 'b j i e']:
     return x.swapaxes(1, 2)
 
 
-def softmax_parts(
+def softmax_numerator(
     query: Float[Array, 'b k n e'], key: Float[Array, 'b k n e']
-) -> tuple[Float[Array, 'b k n n'], Float[Array, 'b k n 1']]:
-    """Returns numerator, of at most 1, and denominator of softmax(q k^T / sqrt(e)).
+) -> Float[Array, 'b k n n']:
+    """Returns softmax(q k^T / sqrt(e)), each row a multiple of it; float32, at most 1.
 
-    In float32; rows are what tokens look at.
+    Rows are what tokens look at.
     """
     query = query * query.shape[-1] ** -0.5
     # The product is computed in its own type and cast, not asked for in float32:
@@ -107,8 +112,7 @@ def softmax_parts(
     # speed of float32 and with a copy.
     scores = jnp.einsum('bkne,bkNe->bknN', query, key).astype(jnp.float32)
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    weights = jnp.exp(scores - largest)
-    return weights, weights.sum(axis=-1, keepdims=True)
+    return jnp.exp(scores - largest)
 
 
 def cudnn_obstacle(shape: tuple, dtype: jnp.dtype, dropout_rate: float) -> str:
