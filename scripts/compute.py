@@ -8,19 +8,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-# Settings of the compiler that each network is measured with on a CPU. The first one is
-# what everybody gets, our commands included; the second one may be faster.
-DEFAULT, WITHOUT_YNN = 'default flags', 'without YNNPACK'
-CPU_SETTINGS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
-    WITHOUT_YNN: {'xla_cpu_experimental_ynn_fusion_type': ''},
-}
+# Settings of the compiler that each network is measured with on a CPU: what others get
+# who know of no flags, and what our training step is compiled with.
+DEFAULT, STEPS = 'default flags', "our step's flags"
 NUM_CLASSES = 1000
 SECONDS = 0.5  # of a timed run, at least
 COLLECTIVES = (
@@ -138,6 +135,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scan_layers', action='store_true')
     parser.add_argument('--remat', default='none')
     parser.add_argument('--accum_steps', type=int, default=1)
+    parser.add_argument('--attention', default='auto', help='auto, xla or cudnn')
 
 
 def training_config(args: argparse.Namespace) -> ConfigDict:
@@ -154,27 +152,23 @@ def training_config(args: argparse.Namespace) -> ConfigDict:
         config.base_lr = 1e-4
         config.dtype, config.remat = args.dtype, args.remat
         config.scan_layers = args.scan_layers
+        config.attention = args.attention
     return config
 
 
 def network(config: ConfigDict, **fields: Any) -> Any:
     """Returns the module of a training configuration."""
-    from vit_jax import models
+    from vit_jax import train
 
-    fields = {
-        'dtype': config.dtype,
-        'remat': config.remat,
-        'scan_layers': config.scan_layers,
-        **fields,
-    }
-    return models.from_config(config.model, num_classes=NUM_CLASSES, **fields)
+    model = train.create_model(config, NUM_CLASSES)
+    return model.clone(**fields)
 
 
 def run_model(args: argparse.Namespace) -> list[dict]:
     """Measures the network and its baselines alternately; returns their rows."""
     import baselines
 
-    from vit_jax import models
+    from vit_jax import compiler, models
 
     config = training_config(args)
     model = network(config)
@@ -190,8 +184,9 @@ def run_model(args: argparse.Namespace) -> list[dict]:
         jax.random.key(1), params['head']['kernel'].shape
     )
     ours = models.stack(params) if args.scan_layers else params
-    on_cpu = jax.default_backend() == 'cpu'
-    settings = CPU_SETTINGS if on_cpu else {'': {}}
+    settings = {'': {}}
+    if jax.default_backend() == 'cpu':
+        settings = {DEFAULT: {}, STEPS: compiler.options()}
     networks = [('vit_jax', model, ours)]
     if 'linen' in args.baseline:
         plain = baselines.plain(config.model, NUM_CLASSES)
@@ -259,7 +254,7 @@ def inference(
             logits = apply({'params': params}, images)
         logits.block_until_ready()
 
-    facts = {'compile_seconds': seconds, 'memory_bytes': peak_memory(apply)}
+    facts = {'compile_seconds': seconds, **facts_of(apply)}
     side = Side(*label, 'inference', run, **facts)
     return side, np.asarray(apply({'params': params}, images))
 
@@ -273,35 +268,88 @@ def training(
     options: Mapping[str, Any],
 ) -> Side:
     """Returns how a compiled training step runs, the optimizer's part included."""
-    from vit_jax import optim, train_step
-    from vit_jax.train_state import TrainState
-
-    optimizer = optim.create_optimizer(config)
-    copy = jax.tree.map(lambda x: x.copy(), params)  # the step takes it
-    state = TrainState.create(copy, optimizer)
-    rng = np.random.default_rng(0)
-    batch = {
-        'image': rng.integers(0, 256, images.shape, np.uint8),
-        'label': rng.integers(0, NUM_CLASSES, len(images), np.int32),
-        'skipped': np.zeros(len(images), np.int32),
-    }
-    batch = jax.tree.map(jnp.asarray, batch)
+    trained = Trained(config, model, params, images.shape)
     begin = time.perf_counter()
-    step = train_step.compile_step(config, model, optimizer, state)
-    step = step.lower(state, batch).compile(
-        compiler_options={**train_step.COMPILER_OPTIONS, **options}
-    )
+    step = trained.compile(options)
     seconds = time.perf_counter() - begin
-    held = [state]
+    facts = {'compile_seconds': seconds, **facts_of(step)}
+    return Side(*label, 'training', trained.steps(step), **facts)
 
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            held[0], values = step(held[0], batch)
-        values['loss'].block_until_ready()
-        jax.block_until_ready(held[0].params)
 
-    facts = {'compile_seconds': seconds, 'memory_bytes': peak_memory(step)}
-    return Side(*label, 'training', run, **facts)
+class Trained:
+    """What a training step takes: a state, and one batch of random pixels.
+
+    Args:
+        config: of the run.
+        model: None: the run's.
+        params: None: new ones. They stay whole.
+        shape: of the images; None: the run's.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        model: Any = None,
+        params: Any = None,
+        shape: Sequence[int] | None = None,
+    ):
+        from vit_jax import optim
+        from vit_jax.train_state import TrainState
+
+        self.config = config
+        self.model = network(config) if model is None else model
+        size = config.pp.crop
+        shape = shape or (config.batch, size, size, 3)
+        if params is None:
+            init = jax.jit(self.model.init)
+            params = init(jax.random.key(0), jnp.zeros((1, *shape[1:])))['params']
+        self.optimizer = optim.create_optimizer(config)
+        copy = jax.tree.map(lambda x: x.copy(), params)  # the step takes it
+        self.state = TrainState.create(copy, self.optimizer, config.dtype)
+        rng = np.random.default_rng(0)
+        batch = {
+            'image': rng.integers(0, 256, shape, np.uint8),
+            'label': rng.integers(0, NUM_CLASSES, shape[0], np.int32),
+            'skipped': np.zeros(shape[0], np.int32),
+        }
+        self.batch = jax.tree.map(jnp.asarray, batch)
+
+    def compile(self, options: Mapping[str, Any] | None = None) -> Any:
+        """Returns the step, traced and compiled anew.
+
+        Args:
+            options: of the compiler; None: those of our programs.
+        """
+        from vit_jax import compiler, train_step
+
+        options = compiler.options() if options is None else options
+        with mock.patch.object(compiler, 'options', return_value=options):
+            step = train_step.compile_step(
+                self.config, self.model, self.optimizer, self.state
+            )
+        return step.lower(self.state, self.batch).compile()
+
+    def steps(self, step: Any) -> Callable[[int], None]:
+        """Returns a function that takes so many compiled steps and waits for them."""
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                self.state, values = step(self.state, self.batch)
+            values['loss'].block_until_ready()
+            jax.block_until_ready(self.state.params)
+
+        return run
+
+
+def facts_of(compiled: Any) -> dict[str, Any]:
+    """Returns the memory a program takes, and how often it calls cuDNN's attention."""
+    calls = compiled.as_text().count('custom_call_target="__cudnn$fmha')
+    return {'memory_bytes': peak_memory(compiled), 'cudnn_attention_calls': calls}
+
+
+def temporary_memory(compiled: Any) -> int:
+    """Returns bytes that a compiled function holds besides arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def peak_memory(compiled: Any) -> int:
@@ -393,7 +441,8 @@ def comparisons(sides: Sequence[Side]) -> list[dict]:
                 for who in (ours_name, name)
             )
             # As a user gets it.
-            rows.append(ratio(ours[0], theirs[0], 'as shipped'))
+            as_run = ours[-1] if work == 'training' else ours[0]
+            rows.append(ratio(as_run, theirs[0], 'as shipped'))
             if len(theirs) > 1:
                 pair = better(ours), better(theirs)
                 rows.append(ratio(*pair, 'the better flags for each'))
@@ -433,6 +482,8 @@ def cells(row: Mapping[str, Any]) -> str:
     if 'compile_seconds' in row:
         memory = row['memory_bytes'] / 2**20
         found += f'  {row["compile_seconds"]:5.1f} s  {memory:,.0f} MiB'
+    if calls := row.get('cudnn_attention_calls'):
+        found += f'  attention by cuDNN ({calls} calls)'
     return found
 
 

@@ -110,7 +110,7 @@ def test_what_is_given_stays():
     [
         ({'decay_type': 'cosin'}, r"decay_type is 'cosin'.*Did you mean cosine\?"),
         ({'optimizer': 'adam'}, r'sgd, adamw.*Did you mean adamw\?'),
-        ({'dtype': 'float64'}, 'float32, bfloat16'),
+        ({'dtype': 'float64'}, r'float32, bfloat16, float16\. Did you mean float16'),
         ({'optim_dtype': 'int8'}, 'optim_dtype'),
         ({'remat': 'some'}, 'none, dots, full'),
         ({'trainer': 'nope'}, 'trainer'),

@@ -25,6 +25,7 @@ ALLOWED = {
     'interruption': set(),
     'commands': {'checkpoint', 'compilation_cache', 'data'},
     'compilation_cache': {'checkpoint'},
+    'compiler': set(),
     'profiling': set(),
     'memory': set(),
     'convert': {'checkpoint', 'commands'},

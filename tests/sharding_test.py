@@ -1,11 +1,15 @@
 """The mesh, which array is split along which axis, and batches on the devices."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from vit_jax import sharding
+from vit_jax import config as config_lib
+from vit_jax import models, optim, sharding
+from vit_jax.train_state import Initializer
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,81 @@ def test_arrays_are_split_along_the_largest_axis_that_fsdp_divides(shape, spec):
     parts = jax.device_put(np.zeros(shape), found['a']).addressable_shards
     held = {part.data.size for part in parts}
     assert held == {np.zeros(shape).size // (4 if spec else 1)}
+
+
+# What the rules make of each kernel of a block, and of others: the axis that is split.
+KERNELS = {
+    'MultiHeadDotProductAttention_0/query': 0,  # d k e
+    'MultiHeadDotProductAttention_0/key': 0,
+    'MultiHeadDotProductAttention_0/value': 0,
+    'MultiHeadDotProductAttention_0/out': 2,  # k e d
+    'MlpBlock_0/Dense_0': 1,  # d m
+    'MlpBlock_0/Dense_1': 0,  # m d
+}
+OTHERS = {'embedding/kernel': 3, 'head/kernel': 1}  # h w c d, d y
+
+
+def split_axes(state, fsdp=4) -> dict[str, int | None]:
+    """Returns the axis of each array that is split, by its name."""
+    found = sharding.state_sharding(sharding.make_mesh(fsdp), state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='/'): next(
+            (axis for axis, name in enumerate(each.spec) if name == 'fsdp'), None
+        )
+        for path, each in jax.tree_util.tree_leaves_with_path(found)
+    }
+
+
+def shapes_of(name, num_classes=1000, **settings):
+    """Returns the train state of a model as shapes."""
+    config = config_lib.default()
+    with config.ignore_type():
+        config.model = models.get_config(name)
+    config.update_from_flattened_dict(
+        {'pp.crop': 224, 'total_steps': 10, 'warmup_steps': 1, **settings}
+    )
+    optimizer = optim.create_optimizer(config)
+    mesh = sharding.make_mesh(4)
+    return Initializer(config, num_classes, optimizer, mesh).shapes()
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_the_rules_name_the_published_parameters(optimizer, scan_layers):
+    state = shapes_of('ViT-S_16', optimizer=optimizer, scan_layers=scan_layers)
+    found = split_axes(state)
+    names = {name for name in found if name.startswith('params/')}
+    assert len(names) == (24 if scan_layers else 8 + 12 * 16)
+    for name in names:
+        _, _, published = name.partition('/')
+        module, _, leaf = re.sub(
+            r'^Transformer/encoderblock(_\d+)?/', '', published
+        ).rpartition('/')
+        axis = KERNELS.get(module, OTHERS.get(published)) if leaf == 'kernel' else None
+        assert (axis is None) == (leaf != 'kernel')
+        if scan_layers and axis is not None and module in KERNELS:
+            axis += 1
+        # The optimizer's copies lie where the parameters lie.
+        copies = [found[other] for other in found if other.endswith(f'/{published}')]
+        assert copies == [axis] * (3 if optimizer == 'adamw' else 2), name
+
+
+def test_a_head_whose_classes_fsdp_does_not_divide():
+    assert split_axes(shapes_of('ViT-S_16', 1001))['params/head/kernel'] == 0
+    assert split_axes({'head': {'kernel': np.zeros((9, 3))}})['head/kernel'] is None
+
+
+@pytest.mark.parametrize('name', ['ViT-L_16', 'R50+ViT-B_16', 'Mixer-B_16'])
+@pytest.mark.parametrize('fsdp', [2, 8])
+def test_what_is_not_split_is_a_hundredth(name, fsdp):
+    state = shapes_of(name)
+    found = split_axes(state.params, fsdp)
+    sizes = {
+        jax.tree_util.keystr(path, simple=True, separator='/'): leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+    kept = sum(size for name, size in sizes.items() if found[name] is None)
+    assert kept < 0.01 * sum(sizes.values())
 
 
 def test_without_fsdp_every_device_holds_all():

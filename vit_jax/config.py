@@ -12,6 +12,7 @@ workers, paths, logging). Resuming a run compares the *what* keys alone.
 import contextlib
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -27,6 +28,9 @@ from vit_jax import models
 HOW = frozenset(
     {
         'batch_eval',
+        'attention',
+        'cache.device_mb',
+        'cache.where',
         'checkpoint_every',
         'few_shot',
         'dataset',  # its examples are compared by fingerprint instead
@@ -59,6 +63,8 @@ OPTIONAL = frozenset(
     {
         'accum_steps',
         'batch',
+        'cache.shrink',
+        'cache.where',
         'few_shot.dataset',
         'num_threads',
         'pp.crop',
@@ -91,9 +97,10 @@ NUMERICS = (
 OPTIMIZERS = ('sgd', 'adamw')
 DECAY_TYPES = ('cosine', 'linear')
 TRAINERS = ('train',)
-COMPUTE_DTYPES = ('float32', 'bfloat16')
+COMPUTE_DTYPES = ('float32', 'bfloat16', 'float16')
 OPTIM_DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'dots', 'full')
+ATTENTIONS = ('auto', 'xla', 'cudnn')
 
 
 def default() -> ConfigDict:
@@ -111,7 +118,8 @@ def default() -> ConfigDict:
 
     # The network, as in models.MODEL_CONFIGS; a recipe sets it.
     config.model = ConfigDict()
-    # float32 or bfloat16: what the network computes in. Parameters are float32.
+    # float32, bfloat16 or, for GPUs without it (T4, V100), float16: what the network
+    # computes in. Parameters are float32. float16 scales the loss: see loss_scale.py.
     config.dtype = 'float32'
 
     # Where the parameters start: a file. None: from scratch. Recipes set it to
@@ -207,12 +215,31 @@ def default() -> ConfigDict:
     # Batches kept ahead on the device.
     config.prefetch = 2
 
+    # For small datasets: all training images are decoded at the start, and kept.
+    # 'memory'; or a directory, where later runs find them. None: nothing is. All
+    # processes share one copy. The batches are the same to the bit; scaled_decoding
+    # does nothing. Evaluation reads the files.
+    config.cache = ConfigDict()
+    config.cache.where = placeholder(str)
+    # Keep images that are larger with this shorter side, which saves room and time. The
+    # crops are the same to a pixel of the smaller image; its pixels are averages,
+    # smoother than the original's, and small crops are enlarged from fewer of them.
+    # None: as they are.
+    config.cache.shrink = placeholder(int)
+    # For images of one size, as CIFAR's: each device holds all of them, up to so many
+    # MiB, and cuts, resizes and mirrors them itself. The same images, crops and flips;
+    # the pixels differ by one level at most, since the host resizes in whole numbers.
+    config.cache.on_device = False
+    config.cache.device_mb = 1024
+
     # Over how many devices each parameter is split; 1: every device holds all.
     config.sharding = ConfigDict({'fsdp': 1})
     # What the backward pass computes again to save memory: 'none', 'dots' or 'full'.
     config.remat = 'none'
     # Compile one encoder block and loop over it.
     config.scan_layers = False
+    # 'auto': cuDNN's kernel where it can run, else XLA. Or 'xla', or 'cudnn'.
+    config.attention = 'auto'
     return config
 
 
@@ -448,9 +475,11 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     one_of('dtype', COMPUTE_DTYPES)
     one_of('optim_dtype', OPTIM_DTYPES)
     one_of('remat', REMAT)
+    one_of('attention', ATTENTIONS)
     at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
-    at_least(1, 'num_threads', 'pp.channels')
+    at_least(1, 'num_threads', 'pp.channels', 'cache.shrink')
+    at_least(1, 'cache.device_mb')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
     at_least(0, 'few_shot.every', 'show_images')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
@@ -511,6 +540,11 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     if not config.model:
         raise ValueError('config.model is empty; a recipe takes it from MODEL_CONFIGS.')
     models.from_config(config.model, num_classes=2)  # refuses wrong values itself
+    if config.attention != 'auto' and 'transformer' not in config.model:
+        raise ValueError(
+            f'config.attention is {config.attention!r}, but a Mixer has no attention; '
+            "leave it at 'auto'."
+        )
     if config.model.get('classifier', 'token') not in ('token', 'gap'):
         raise ValueError(
             f'config.model.classifier is {config.model.classifier!r}, which gives '
@@ -543,11 +577,8 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 f'config.pp.resize is {config.pp.resize}, smaller than the crop of '
                 f'{longest} pixels that is cut from it; it must be at least that.'
             )
-    if num_devices % config.sharding.fsdp:
-        raise ValueError(
-            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
-            f'the {num_devices} devices.'
-        )
+    _check_cache(config)
+    check_fsdp(config, num_devices)
     if config.frozen:
         _check_frozen(config)
     if config.batch is not None:
@@ -564,6 +595,51 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 'devices cannot share equally. Take a batch that is a multiple of '
                 f'{parts * num_devices}.'
             )
+
+
+def _check_cache(config: ConfigDict) -> None:
+    """Raises a ValueError for what no cache of images could be."""
+    where, shrink = config.cache.where, config.cache.shrink
+    if where is not None and where != 'memory':
+        # Better than a new folder called 'memroy'.
+        if '/' not in where and not os.path.isdir(where):
+            raise ValueError(
+                f'config.cache.where is {where!r}; it can be memory or a directory, '
+                f'as in ./{where or "cache"}.{nearest(where, ("memory",))}'
+            )
+        if os.path.exists(where) and not os.path.isdir(where):
+            raise ValueError(
+                f'config.cache.where is {where!r}, which is a file; it can be memory '
+                'or a directory.'
+            )
+    if shrink is None:
+        return
+    if where is None and not config.cache.on_device:
+        raise ValueError(
+            f'config.cache.shrink is {shrink}, but config.cache.where is None and '
+            'config.cache.on_device False: nothing is kept that could be shrunk.'
+        )
+    if config.pp.resize is not None and shrink < config.pp.resize:
+        raise ValueError(
+            f'config.cache.shrink is {shrink}, smaller than config.pp.resize = '
+            f'{config.pp.resize}; it must be at least that.'
+        )
+    if image_size(config) != (None, None) and shrink < min(image_size(config)):
+        raise ValueError(
+            f'config.cache.shrink is {shrink}, smaller than the '
+            f'{min(image_size(config))} pixels that the network sees; it must be at '
+            'least that.'
+        )
+
+
+def check_fsdp(config: ConfigDict, num_devices: int) -> None:
+    """Raises a ValueError unless fsdp divides the devices."""
+    if num_devices % config.sharding.fsdp:
+        divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+        raise ValueError(
+            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
+            f'the {num_devices} devices. Take one of {", ".join(map(str, divisors))}.'
+        )
 
 
 def _check_frozen(config: ConfigDict) -> None:

@@ -364,7 +364,9 @@ class _Program:
         where = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(
             lambda: TrainState.create(
-                jax.tree.map(made, self.shapes.params), self.optimizer
+                jax.tree.map(made, self.shapes.params),
+                self.optimizer,
+                self.config.dtype,
             ),
             out_shardings=where,
         )()

@@ -33,6 +33,11 @@ _HOSTS = {
     'heartbeat_timeout': 'Seconds without a sign of life until a host is lost, and the '
     'others end (100).',
 }
+# What config.trainer can be: functions of (config, workdir), by module and name.
+TRAINERS = {
+    'train': ('vit_jax.train', 'train_and_evaluate'),
+    'inference_time': ('vit_jax.inference_time', 'inference_time'),
+}
 _FLAGS = ('workdir', 'dry_run', 'compile_cache', *_HOSTS)
 _FLAG = re.compile(r'--?config(?:=(.*))?$', re.DOTALL)
 _KEY = re.compile(r'--?config\.([\w.]+)(?:=(.*))?$', re.DOTALL)
@@ -229,9 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         config, options = parse(sys.argv if argv is None else argv)
+        _check_trainer(config, options.dry_run)
         compilation_cache.enable(options.compile_cache)
         # Only now, so that a slip on the command line is answered at once.
-        from vit_jax import hosts, train
+        from vit_jax import hosts
 
         given = {name: getattr(options, name) for name in _HOSTS}
         hosts.connect(**{k: value for k, value in given.items() if value is not None})
@@ -243,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = dry_run.forecast(config, options.workdir)
             print(found.text())
             return 0 if found.fits else 1
-        train.train_and_evaluate(config, options.workdir)
+        module, name = TRAINERS[config.trainer]
+        getattr(importlib.import_module(module), name)(config, options.workdir)
     except ValueError as error:
         if os.environ.get('VIT_JAX_TRACEBACK'):
             raise
@@ -258,6 +265,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         _ended(1, error)
         raise
     return 0
+
+
+def _check_trainer(config: ConfigDict, dry_run: bool) -> None:
+    """Raises a ValueError unless there is such a trainer, and this is its recipe."""
+    trainer = config.get('trainer', 'train')
+    if trainer not in TRAINERS:
+        raise ValueError(
+            f'config.trainer is {trainer!r}; it can be one of {", ".join(TRAINERS)}.'
+            + config_lib.nearest(trainer, TRAINERS)
+        )
+    if trainer == 'train':
+        known, wanted = (
+            set(config_lib.flatten(c)) for c in (config, config_lib.default())
+        )
+        if missing := sorted(wanted - known):
+            raise ValueError(
+                f"config.trainer is 'train', but the recipe has no key "
+                f'{", ".join(missing)}. A recipe for training starts from '
+                'vit_jax.config.default().'
+            )
+    elif dry_run:
+        raise ValueError(
+            '--dry_run says what training would take; with config.trainer = '
+            f'{trainer!r} nothing is trained. Leave the flag out.'
+        )
 
 
 def _ended(code: int, error: Exception | None = None) -> int:

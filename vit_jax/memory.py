@@ -169,8 +169,19 @@ def knobs(config: ConfigDict, num_devices: int, parts: int | None = None) -> lis
     if parts is None and smaller:
         found.append(f'--config.batch={smaller} --config.accum_steps=1 (another run)')
     if config.dtype == 'float32' and jax.default_backend() != 'cpu':
-        found.append('--config.dtype=bfloat16 (numbers rounded more coarsely)')
+        half = 'bfloat16' if _has_bfloat16(jax.devices()[0]) else 'float16'
+        found.append(f'--config.dtype={half} (numbers rounded more coarsely)')
     return found
+
+
+def _has_bfloat16(device: Any) -> bool:
+    """Returns whether a device multiplies bfloat16 faster than float32.
+
+    Of NVIDIA's, those do that have compute capability 8.0 or more (A100 and later).
+    """
+    # '7.5'; other makers have names here.
+    capability = str(getattr(device, 'compute_capability', ''))
+    return not capability[:1].isdigit() or float(capability) >= 8
 
 
 @contextlib.contextmanager

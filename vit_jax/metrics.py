@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import pathlib
 import sys
 import time
@@ -33,6 +34,8 @@ SHOWN = {
     'images_per_second': '{:,.0f} images/s',
     'data_wait': '{:.0%} waiting for data',
     'skipped': '{} skipped',
+    'loss_scale': 'loss scale {:.0f}',
+    'skipped_steps': 'skipped steps {:.0f}',
 }
 
 
@@ -70,10 +73,14 @@ class MetricsLog:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line; it survives the death of the process.
 
+        What is not finite, as the gradient of a step that float16 skips, is left out:
+        JSON has no word for it.
+
         Raises:
             OSError: it cannot be written; the error names the file.
         """
-        record = {'step': step, 'time': time.time(), **values}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        record = {'step': step, 'time': time.time(), **finite}
         try:
             self._lines.write(json.dumps(record) + '\n')
             self._lines.flush()

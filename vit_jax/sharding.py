@@ -1,5 +1,6 @@
 """Devices: the mesh, which parameter lives where, host batches to global arrays."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 # second one. With fsdp = 1 that is plain data parallelism.
 DATA = 'data'
 FSDP = 'fsdp'
+
+# Which axis of a parameter is split: the first rule found in its name holds, also for
+# the optimizer's copies. Axes count from the end, so that a stack of blocks is split as
+# each of them would be. None: every device holds it whole.
+#
+# They keep activations where they are: the compiler would follow vectors that are
+# split, or a head that is split along its input, and move all activations of a block
+# from device to device. Vectors are a hundredth of the parameters at most.
+LARGEST = 'largest'
+RULES: tuple[tuple[str, int | str | None], ...] = (
+    (r'(^|/)(bias|scale|cls|pos_embedding)$', None),
+    (r'(^|/)head/kernel$', -1),  # (d, y): each device has some of the classes
+    ('', LARGEST),
+)
 
 
 def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
@@ -36,11 +51,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh, state: Any) -> Any:
-    """Returns a sharding for each array of a train state.
+    """Returns a sharding for each array of a train state, as RULES say.
 
-    Every array is split along its largest axis that `fsdp` divides, whether it is a
-    parameter or the optimizer's copy of one; what cannot be split, every device
-    holds whole.
+    Where `fsdp` does not divide the axis of the rule, the largest that it divides is
+    split; what has no such axis, every device holds whole.
 
     Args:
         mesh: from `make_mesh`.
@@ -51,16 +65,19 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     """
     fsdp = mesh.shape[FSDP]
 
-    def rule(leaf: Any) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
-        if fsdp == 1 or not axes:
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        axis = next(axis for pattern, axis in RULES if re.search(pattern, name))
+        axes = [i for i, size in enumerate(leaf.shape) if size % fsdp == 0]
+        if fsdp == 1 or not axes or axis is None:
             return replicated(mesh)
-        largest = max(axes, key=lambda axis: leaf.shape[axis])
+        if axis == LARGEST or len(leaf.shape) + axis not in axes:
+            axis = max(axes, key=lambda i: leaf.shape[i])
         spec = [None] * len(leaf.shape)
-        spec[largest] = FSDP
+        spec[axis] = FSDP
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(rule, state)
+    return jax.tree_util.tree_map_with_path(place, state)
 
 
 def whole(array: Any) -> Any:

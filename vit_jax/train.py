@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -139,14 +139,15 @@ def train_and_evaluate(
         if start < config.total_steps and not _waited_enough(
             config, start, checkpoints.best()
         ):
+            images = kept(config, sources['train'])
             throughput = Throughput()
-            host_batches = stack.enter_context(
-                contextlib.closing(train_batches(config, sources['train'], start))
-            )
+            host_batches, finish = sent_batches(config, images, mesh, start)
+            stack.enter_context(contextlib.closing(host_batches))
+            batches = on_devices(throughput.timed(host_batches), mesh, config.prefetch)
             steps = training_steps(
                 compile_step(config, model, optimizer, state),
                 state,
-                on_devices(throughput.timed(host_batches), mesh, config.prefetch),
+                map(finish, batches),
                 start,
                 config.total_steps,
             )
@@ -361,13 +362,71 @@ def check_filled_in(config: ConfigDict, sources: Mapping[str, data.Source]) -> N
 
 def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network as it is trained."""
-    return models.from_config(
-        config.model,
-        num_classes=num_classes,
-        dtype=config.dtype,
-        remat=config.remat,
-        scan_layers=config.scan_layers,
+    fields = {name: config[name] for name in ('dtype', 'remat', 'scan_layers')}
+    if 'transformer' in config.model:  # a Mixer has no attention
+        fields['attention'] = config.attention
+    return models.from_config(config.model, num_classes=num_classes, **fields)
+
+
+def kept(config: ConfigDict, source: data.Source) -> data.Source:
+    """Returns the training images as the run reads them: decoded, if it keeps them."""
+    where = config.cache.where
+    if where is None:
+        return source
+
+    def decoded() -> data.Source:
+        return data.cached(
+            source,
+            where,
+            shrink=config.cache.shrink,
+            channels=config.pp.channels,
+            num_threads=config.num_threads,
+        )
+
+    if where == 'memory':
+        with hosts.together():
+            return decoded()
+    return hosts.first_ahead(decoded)  # the others find them, or have another disk
+
+
+def sent_batches(
+    config: ConfigDict, source: data.Source, mesh: Mesh, start: int
+) -> tuple[Iterator[Mapping[str, Any]], Callable[[Batch], Batch]]:
+    """Returns what this host sends for batch `start` and all that follow.
+
+    And what the devices make batches of that by: they may hold the images already.
+    """
+    if not config.cache.on_device:
+        return train_batches(config, source, start), _as_it_is
+    from vit_jax.data.on_device import OnDevice
+
+    with hosts.together():
+        held = OnDevice(
+            source,
+            config_lib.image_size(config),
+            sharding.batch_sharding(mesh),
+            most=config.cache.device_mb << 20,
+            resize=config.pp.resize,
+            shrink=config.cache.shrink,
+            channels=config.pp.channels,
+            num_threads=config.num_threads,
+        )
+    drawn = held.batches(
+        batch=config.batch,
+        seed=config.seed,
+        start=start,
+        min_area=config.pp.min_area,
+        flip=config.pp.flip,
+        num_threads=config.num_threads,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        skip_corrupt=config.skip_corrupt,
     )
+    return drawn, held
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def train_batches(

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint, models, sharding
+from vit_jax import checkpoint, loss_scale, models, sharding
 from vit_jax import config as config_lib
 
 # Streams of randomness that follow from config.seed; the data has the seed itself.
@@ -32,10 +32,11 @@ class TrainState:
         params: the parameters.
         opt_state: the optimizer's state.
         skipped: how many corrupt images were replaced in the batches so far.
-        first_nonfinite: the first step whose loss or gradient was not finite, or -1.
+        first_nonfinite: the first step whose loss or gradient was not finite, or -1;
+            in float16, the first at the lowest scale of the loss.
         model_state: mutable state of the model; None for Vision Transformers.
         averaged_params: an average of the parameters; None without.
-        loss_scale: of float16 training; None without.
+        loss_scale: of float16 training, see loss_scale.py; None without.
     """
 
     step: PyTree
@@ -49,15 +50,25 @@ class TrainState:
 
     @classmethod
     def create(
-        cls, params: PyTree, optimizer: optax.GradientTransformation
+        cls,
+        params: PyTree,
+        optimizer: optax.GradientTransformation,
+        dtype: str = 'float32',
     ) -> 'TrainState':
-        """Returns state 0."""
+        """Returns state 0.
+
+        Args:
+            params: its parameters.
+            optimizer: from `optim.create_optimizer`.
+            dtype: of the computation.
+        """
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
             skipped=jnp.zeros((), jnp.int32),
             first_nonfinite=jnp.full((), -1, jnp.int32),
+            loss_scale=loss_scale.first(dtype),
         )
 
     def to_saved(self) -> dict[str, PyTree]:
@@ -103,11 +114,12 @@ class Initializer:
         params = self._model.init(rng, images, train=False)['params']
         return models.stack(params) if self._config.scan_layers else params
 
+    def _create(self, params: PyTree) -> TrainState:
+        return TrainState.create(params, self._optimizer, self._config.dtype)
+
     def shapes(self) -> TrainState:
         """Returns the state as `jax.ShapeDtypeStruct`s with their shardings."""
-        state = jax.eval_shape(
-            lambda: TrainState.create(self._init_params(), self._optimizer)
-        )
+        state = jax.eval_shape(lambda: self._create(self._init_params()))
         return jax.tree.map(
             lambda leaf, where: leaf.update(sharding=where),
             state,
@@ -141,9 +153,7 @@ class Initializer:
         # Everything but the parameters is computed from them, in its place.
         where = jax.tree.map(lambda leaf: leaf.sharding, shapes.replace(params=None))
         rest = jax.jit(
-            lambda params: TrainState.create(params, self._optimizer).replace(
-                params=None
-            ),
+            lambda params: self._create(params).replace(params=None),
             out_shardings=where,
         )
         return rest(params).replace(params=params)

@@ -1,6 +1,7 @@
 """One training step: loss, gradient, update; and the steps one after another.
 
-The invariant: state s has s optimizer steps applied. Batch s and the randomness of
+The invariant: state s has s optimizer steps applied, those that float16 skips (see
+loss_scale.py) included. Batch s and the randomness of
 step s are pure functions of (seed, s). Evaluating and saving see state s; then
 batch s is drawn; then the step runs. Hence a run that is killed and resumed ends
 with the same bits as one that was not.
@@ -20,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import optim
+from vit_jax import compiler, loss_scale, optim
 from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
 
 log = logging.getLogger(__name__)
@@ -177,12 +178,15 @@ def train_step(
 
     Returns:
         The state, and 'loss' and 'grad_norm' (before clipping, of what is trained) of
-        step s.
+        step s; with a loss scale also 'loss_scale', which step s had, and
+        'skipped_steps', of the run up to step s.
     """
     trained, join = split(state.params, trainable)
+    scale = state.loss_scale
 
     def loss_of(trained: PyTree, batch: Batch, rng: PRNGKeyArray) -> Float[Array, '']:
-        return loss_fn(join(trained), batch, rng, model=model, mean=mean, std=std)
+        loss = loss_fn(join(trained), batch, rng, model=model, mean=mean, std=std)
+        return loss if scale is None else scale.scaled(loss)
 
     loss, grads = accumulate_gradient(
         jax.value_and_grad(loss_of),
@@ -191,20 +195,38 @@ def train_step(
         jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
         accum_steps,
     )
+    if scale is not None:
+        loss, grads = scale.unscaled((loss, grads))
     grads = jax.tree.map(
         lambda x, grad: jnp.zeros_like(x) if grad is None else grad, state.params, grads
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
-    fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm) | (state.first_nonfinite >= 0)
-    state = state.replace(
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    fine = finite | (state.first_nonfinite >= 0)
+    after = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        skipped=state.skipped + batch['skipped'].sum(),
+        # As float32, devices add it up together with the gradients.
+        skipped=state.skipped
+        + batch['skipped'].astype(jnp.float32).sum().astype(jnp.int32),
         first_nonfinite=jnp.where(fine, state.first_nonfinite, state.step),
     )
-    return state, {'loss': loss, 'grad_norm': grad_norm}
+    values = {'loss': loss, 'grad_norm': grad_norm}
+    if scale is not None:
+        first_nonfinite = jnp.where(
+            scale.at_lowest, after.first_nonfinite, state.first_nonfinite
+        )
+        after = after.replace(
+            params=loss_scale.kept(finite, state.params, after.params),
+            opt_state=loss_scale.kept(finite, state.opt_state, after.opt_state),
+            first_nonfinite=first_nonfinite,
+            loss_scale=scale.after(finite),
+        )
+        values['loss_scale'] = scale.scale
+        values['skipped_steps'] = after.loss_scale.skipped_steps
+    return after, values
 
 
 def compile_step(
@@ -230,11 +252,13 @@ def compile_step(
         trainable=trainable,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    for name, value in (faster := compiler.options()).items():
+        log.info('The step is compiled with %s=%s; XLA_FLAGS wins.', name, value)
     return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(shardings, None),
-        compiler_options=COMPILER_OPTIONS,
+        compiler_options={**COMPILER_OPTIONS, **faster},
     )
 
 

@@ -15,7 +15,8 @@ TINY = ['--images', '32', '--batch', '16', '--size', '32', '--repeats', '1']
 
 @pytest.mark.parametrize('as_json', [True, False])
 def test_input(as_json):
-    command = [sys.executable, SCRIPT, 'input', *TINY, '--workers', '0']
+    rows = ['--workers', '0', '--rows', 'decoder', 'pipeline']
+    command = [sys.executable, SCRIPT, 'input', *TINY, *rows]
     result = subprocess.run(
         command + ['--json'] * as_json,
         capture_output=True,
@@ -34,6 +35,32 @@ def test_input(as_json):
         assert row['ratio'] > 0.05
         assert row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
     assert pipeline['rate'] / pipeline['against'] == pytest.approx(pipeline['ratio'])
+
+
+def test_input_of_large_photos_and_kept_images():
+    rows = report('input', *TINY, '--rows', 'photos', 'cache', 'device')
+    names = ['scaled_decoding', 'cache in memory, ag', 'shrunk to 37', 'on the device']
+    assert len(rows) == len(names)
+    for row, name in zip(rows, names, strict=True):
+        assert name in row['name']
+        assert 0 < row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
+
+
+def test_input_against_tf_data():
+    arguments = ['input', *TINY, '--baseline', 'tf.data', '--workers', '0']
+    if importlib.util.find_spec('tensorflow'):
+        (row,) = report(*arguments)
+        assert row['name'] == 'pipeline at 32, threads, against tf.data'
+        assert row['against'] > 0
+    else:
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert 'TensorFlow is not installed' in done.stderr
+        assert '--tensorflow_python' in done.stderr
+    done = run(*arguments, '--tensorflow_python', '/no/python')
+    assert done.returncode == 2
+    assert 'does not start' in done.stderr
+    assert 'Traceback' not in done.stderr
 
 
 SMALL = ['--model', 'testing', '--size', '32', '--batch', '4']
@@ -66,7 +93,7 @@ def test_model_against_the_plain_formulation():
     assert {(r['name'], r['flags'], r['work']) for r in sides} == set(
         itertools.product(
             ('vit_jax', 'linen'),
-            ('default flags', 'without YNNPACK'),
+            ('default flags', "our step's flags"),
             ('inference', 'training'),
         )
     )
@@ -89,7 +116,7 @@ def test_model_as_a_table():
     done = run('model', *SMALL, '--work', 'inference', '--repeats', 1, '--scan_layers')
     assert done.returncode == 0, done.stderr
     assert 'matmul peak' in done.stdout
-    assert 'vit_jax, without YNNPACK' in done.stdout
+    assert "vit_jax, our step's flags" in done.stdout
 
 
 @pytest.fixture
@@ -129,6 +156,19 @@ def test_scaling():
     assert 'all-gather' in sharded['collectives']
 
 
+def test_layers_stacked_and_unrolled():
+    rows = report('layers', *SMALL, '--layers', 1, 12, '--repeats', 1)
+    networks = [row for row in rows if 'ratio' not in row]
+    assert {row['name'] for row in networks} == {
+        f'{name}, {n} blocks' for name in ('stacked', 'unrolled') for n in (1, 12)
+    }
+    assert all(row['compile_seconds'] > 0 for row in networks)
+    ratios = {row['name']: row['ratio'] for row in rows if 'ratio' in row}
+    # Twelve blocks are more work to compile than one, unless they are one.
+    assert ratios['compile, stacked to unrolled'] < 1
+    assert ratios['step, stacked to unrolled'] > 0
+
+
 def test_collectives_in_loops_count_as_often_as_they_run(compute):
     hlo = """HloModule jit_f
 
@@ -158,6 +198,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
         (['model', '--model', 'Mixer-B_16', '--baseline', 'linen'], 'leave out'),
         (['model', '--model', 'ViT-Z'], 'Unknown model'),
         (['scaling', *SMALL, '--devices', 3], 'fit none of'),
+        (['layers', '--model', 'Mixer-B_16'], 'only ViTs'),
     ],
 )
 def test_user_errors(arguments, message):

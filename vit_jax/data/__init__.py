@@ -4,6 +4,7 @@ sources.py   one protocol for all datasets, open_dataset()
 splits.py    split strings such as 'train[:98%]'
 ops.py       decode, crop, flip, resize, value range
 pipeline.py  train_batches(), eval_batches()
+cache.py     cached(): images decoded once
 workers.py   the life of worker processes
 folder.py    folders of images and CSV manifests
 
@@ -19,6 +20,7 @@ _HOMES = {
     'Picked': 'sources',
     'Source': 'sources',
     'UndecodableImage': 'ops',
+    'cached': 'cache',
     'decode': 'ops',
     'eval_batches': 'pipeline',
     'open_dataset': 'sources',

@@ -335,6 +335,27 @@ class RandomCrop:
         return 0, 0, height, width
 
 
+def scaled_box(
+    box: tuple[int, int, int, int], size: tuple[int, int], other: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of the same part of an image of another size.
+
+    Args:
+      box: of an image of `size`, in pixels.
+      size: (height, width).
+      other: the same of the other image.
+    """
+    starts, lengths = [], []
+    for start, length, side, other_side in zip(
+        box[:2], box[2:], size, other, strict=True
+    ):
+        factor = other_side / side
+        first = min(round(start * factor), other_side - 1)
+        starts.append(first)
+        lengths.append(max(1, round((start + length) * factor) - first))
+    return *starts, *lengths
+
+
 @dataclass(frozen=True)
 class Flip:
     """Left becomes right with probability ½."""
@@ -377,11 +398,12 @@ class ResizeShorter:
         self, image: Shaped[np.ndarray, 'h w c']
     ) -> Shaped[np.ndarray, 'new_h new_w c']:
         """Returns the resized image; the longer side is rounded."""
-        height, width = image.shape[:2]
+        return Resize(self.size_of(*image.shape[:2]))(image)
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Returns (height, width) of what an image of that size becomes."""
         shorter = min(height, width)
-        return Resize(
-            (round(height * self.size / shorter), round(width * self.size / shorter))
-        )(image)
+        return round(height * self.size / shorter), round(width * self.size / shorter)
 
 
 @dataclass(frozen=True)

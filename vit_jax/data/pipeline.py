@@ -35,11 +35,11 @@ _AHEAD = 2
 # are 13. A multiple of 4.
 _DRAWS = 16
 # A source of which so many examples in a row do not decode is not one of images.
-_MAX_SKIPPED = 1000
+MAX_SKIPPED = 1000
 # No side of an image is enlarged beyond this, where the shorter one gets `resize`
 # pixels: a line of 1 × 20,000 pixels would take 16 GB.
 _LONGEST = 1 << 15
-_SKIP_HINT = '--config.skip_corrupt=True takes the next good image instead'
+SKIP_HINT = '--config.skip_corrupt=True takes the next good image instead'
 
 
 def train_batches(
@@ -100,12 +100,38 @@ def train_batches(
             f'found {len(source)} training examples, expected at least one batch of '
             f'{batch}: set a smaller --config.batch'
         )
-    rows = _Rows(batch, host, num_hosts)
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     examples = _TrainExamples(
-        source, order, seed, tuple(size), resize, min_area, flip, skip_corrupt,
-        channels, scaled_decoding,
+        source, shuffled(len(source), seed), seed, tuple(size), resize, min_area, flip,
+        skip_corrupt, channels, scaled_decoding,
     )  # fmt: skip
+    return endless(
+        examples,
+        batch=batch,
+        start=start,
+        num_workers=num_workers,
+        num_threads=num_threads,
+        host=host,
+        num_hosts=num_hosts,
+    )
+
+
+def shuffled(number: int, seed: int) -> grain.MapDataset:
+    """Returns which of so many examples comes at each global position."""
+    return grain.MapDataset.range(number).seed(seed).shuffle().repeat()
+
+
+def endless(
+    examples: 'Examples',
+    *,
+    batch: int,
+    start: int,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+    host: int,
+    num_hosts: int,
+) -> workers.Batches:
+    """Returns an endless iterator of batches; for the arguments see `train_batches`."""
+    rows = _Rows(batch, host, num_hosts)
     threads = _num_threads(num_threads, num_workers)
     steps = grain.MapDataset.range(_STEPS).map(rows).map(_Reader(examples, threads))
     return _start(steps[start:], num_workers)
@@ -189,19 +215,19 @@ class _Rows:
         return np.arange(first, first + rows)
 
 
-class _Draws:
+class Draws:
     """The random numbers of one position, as many as are asked for."""
 
     def __init__(self, seed: int, position: int, first: list[float]):
         self._known = seed, position, first
         self.random = itertools.chain(first, _more(seed, position)).__next__
 
-    def again(self) -> '_Draws':
+    def again(self) -> 'Draws':
         """Returns the same numbers from the start."""
-        return _Draws(*self._known)
+        return Draws(*self._known)
 
 
-def draws(seed: int, positions: Int64[np.ndarray, ' b']) -> list[_Draws]:
+def draws(seed: int, positions: Int64[np.ndarray, ' b']) -> list[Draws]:
     """Returns the randomness of examples at consecutive global positions.
 
     The numbers of a position are a pure function of seed and position. All numbers are
@@ -214,7 +240,7 @@ def draws(seed: int, positions: Int64[np.ndarray, ' b']) -> list[_Draws]:
     rng = np.random.Generator(np.random.Philox(key=seed, counter=start))
     numbers = rng.random((len(positions), _DRAWS)).tolist()
     return [
-        _Draws(seed, int(position), first)
+        Draws(seed, int(position), first)
         for position, first in zip(positions, numbers, strict=True)
     ]
 
@@ -228,18 +254,24 @@ def _more(seed: int, position: int) -> Iterator[float]:
 
 
 @runtime_checkable
-class _Examples(Protocol):
+class Examples(Protocol):
     """Global positions -> the rows of a batch.
 
     What is decided in Python is planned for the whole batch by one thread, so that the
     threads that decode seldom wait for each other's interpreter lock.
     """
 
-    def layout(self, rows: int) -> workers.Layout: ...
+    def layout(self, rows: int) -> workers.Layout:
+        """Returns what a batch of so many rows consists of."""
+        ...
 
-    def plan(self, positions: Int64[np.ndarray, ' b']) -> list: ...
+    def plan(self, positions: Int64[np.ndarray, ' b']) -> list:
+        """Returns what `read` needs, for each row."""
+        ...
 
-    def read(self, planned: Any) -> dict[str, Any]: ...
+    def read(self, planned: Any) -> dict[str, Any]:
+        """Returns a row."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -266,12 +298,12 @@ class _TrainExamples:
         indices = [self.order[position] for position in positions.tolist()]
         return list(zip(indices, draws(self.seed, positions), strict=True))
 
-    def read(self, planned: tuple[int, _Draws]) -> dict[str, Any]:
+    def read(self, planned: tuple[int, Draws]) -> dict[str, Any]:
         """Returns an example, or the next good one and how many were passed over."""
         index, rng = planned
         if not self.skip_corrupt:
-            return self._one(index, rng, _SKIP_HINT) | {'skipped': 0}
-        for skipped in range(min(len(self.source), _MAX_SKIPPED)):
+            return self._one(index, rng, SKIP_HINT) | {'skipped': 0}
+        for skipped in range(min(len(self.source), MAX_SKIPPED)):
             try:
                 example = self._one((index + skipped) % len(self.source), rng.again())
             except ops.UndecodableImage as error:
@@ -284,7 +316,7 @@ class _TrainExamples:
 
     def _one(self, index: int, rng: ops.Random, hint: str = '') -> dict[str, Any]:
         example = self.source[index]
-        size = None
+        size = example.get('full_size')  # of what a cache has shrunk
         if self.scaled_decoding and isinstance(example['image'], bytes):
             size = ops.jpeg_size(example['image'])
         if size is None:
@@ -308,7 +340,10 @@ class _TrainExamples:
         rng: ops.Random,
         hint: str,
     ) -> UInt8[np.ndarray, 'new_h new_w c']:
-        """Decodes no more pixels than the result needs; the same crop as `augment`."""
+        """Crops a smaller image, decoded to no more pixels than the result needs.
+
+        The crop is that of `augment`.
+        """
 
         def decoded(factor: float) -> UInt8[np.ndarray, 'h w c']:
             wanted = [math.ceil(side * factor) for side in size]
@@ -318,12 +353,10 @@ class _TrainExamples:
         if self.resize is not None:
             return self.augment(decoded(self.resize / min(size)), rng)
         box = ops.RandomCrop(self.min_area).box(*size, rng)
-        top, left, height, width = box
-        image = decoded(max(self.size[0] / height, self.size[1] / width))
-        down, along = image.shape[0] / size[0], image.shape[1] / size[1]
-        top, bottom = round(top * down), round((top + height) * down)
-        left, right = round(left * along), round((left + width) * along)
-        return self._finish(image[top:bottom, left:right], rng)
+        image = decoded(max(self.size[0] / box[2], self.size[1] / box[3]))
+        top, left, height, width = ops.scaled_box(box, size, image.shape[:2])
+        crop = image[top : top + height, left : left + width]
+        return self._finish(crop, rng)
 
     def _finish(
         self, image: UInt8[np.ndarray, 'h w c'], rng: ops.Random
@@ -358,7 +391,7 @@ class _EvalExamples:
         padding = {'image': 0, 'label': 0, 'mask': 0, 'index': -1, 'skipped': 0}
         if position >= len(self.source):
             return padding
-        hint = '' if self.skip_corrupt else _SKIP_HINT
+        hint = '' if self.skip_corrupt else SKIP_HINT
         try:
             example = self.source[position]
             image = _pixels(example, self.channels, self.resize, hint)
@@ -412,7 +445,7 @@ def _pixels(
 class _Reader:
     """Positions -> a batch, its rows read in parallel."""
 
-    def __init__(self, examples: _Examples, num_threads: int):
+    def __init__(self, examples: Examples, num_threads: int):
         self._examples = examples
         self._num_threads = num_threads
         self._lock = threading.Lock()
@@ -456,11 +489,14 @@ class _Reader:
 def _num_threads(num_threads: int | None, num_workers: int) -> int:
     if num_threads is not None:
         return max(1, num_threads)
+    return math.ceil(available_cores() / max(1, num_workers))
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # not on macOS
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return math.ceil(cores / max(1, num_workers))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start(batches: grain.MapDataset, num_workers: int) -> workers.Batches:

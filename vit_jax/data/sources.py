@@ -14,7 +14,7 @@ import operator
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
+from typing import NotRequired, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -28,6 +28,7 @@ class Example(TypedDict):
     image: bytes | UInt8[np.ndarray, 'h w c']  # an encoded file, or pixels
     label: int  # index into class_names
     name: str  # file path or id, for messages
+    full_size: NotRequired[tuple[int, int]]  # before a cache shrank it
 
 
 @runtime_checkable

@@ -16,7 +16,9 @@ Module names equal those in the published checkpoints; changing one breaks every
 """
 
 import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,6 +45,53 @@ REMAT_POLICIES = {
 def layer_norm(dtype: jnp.dtype, name: str, epsilon: float) -> nn.LayerNorm:
     """Returns a LayerNorm."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
+
+
+def matrix_product(
+    x: Array, kernel: Array, dimension_numbers: tuple, **options: Any
+) -> Array:
+    """Returns `jax.lax.dot_general` as a product of two matrices; for `nn.Dense`.
+
+    The tokens of all images are rows of one matrix. XLA's programs for CPUs multiply
+    two matrices faster than (b n d) by (d m) (docs/benchmarks.md).
+
+    Args:
+        x: any leading axes, and those that are summed over.
+        kernel: those that are summed over, and any others.
+        dimension_numbers: of `dot_general`; these axes, and no batch axes.
+        **options: of `dot_general`.
+    """
+    ((summed, _), _) = dimension_numbers
+    rows, columns = x.shape[: -len(summed)], kernel.shape[len(summed) :]
+    inner = math.prod(kernel.shape[: len(summed)])
+    product = jax.lax.dot_general(
+        x.reshape(-1, inner), kernel.reshape(inner, -1), (((1,), (0,)), ((), ())),
+        **options,
+    )  # fmt: skip
+    return product.reshape(*rows, *columns)
+
+
+def patch_product(
+    x: Float[Array, 'b h w c'], kernel: Array, *_: Any, **options: Any
+) -> Float[Array, 'b h2 w2 d']:
+    """Returns the convolution whose stride is its kernel's size; for `nn.Conv`.
+
+    Each patch is a row of one matrix. XLA's programs for CPUs train about 4 % faster
+    so (docs/benchmarks.md).
+
+    Args:
+        x: images, which patches cover.
+        kernel: (p_h p_w c d).
+        **options: of `jax.lax.conv_general_dilated`; the precision counts.
+    """
+    batch, height, width, channels = x.shape
+    patch = kernel.shape[:2]
+    rows, columns = height // patch[0], width // patch[1]
+    x = x.reshape(batch, rows, patch[0], columns, patch[1], channels)
+    x = x.swapaxes(2, 3).reshape(batch, rows, columns, math.prod(kernel.shape[:-1]))
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    contracted = (((3,), (0,)), ((), ()))
+    return matrix_product(x, kernel, contracted, precision=options['precision'])
 
 
 class AddPositionEmbs(nn.Module):
@@ -86,6 +135,7 @@ class MlpBlock(nn.Module):
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
+                dot_general=matrix_product,
                 name=name,
             )
 
@@ -94,48 +144,6 @@ class MlpBlock(nn.Module):
         x = dense(self.mlp_dim, 'Dense_0')(x)
         x = dropout(nn.gelu(x, approximate=self.gelu == 'tanh'))
         return dropout(dense(width, 'Dense_1')(x))
-
-
-class MultiHeadDotProductAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
-
-    num_heads: int
-    dropout_rate: float = 0.0  # of the attention weights
-    dtype: jnp.dtype = jnp.dtype('float32')
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
-        """Returns what every token gathers; sows attention_weights (b k n n)."""
-        width = x.shape[-1]
-        head_dim = width // self.num_heads
-
-        def project(name: str) -> Float[Array, 'b n k e']:
-            return nn.DenseGeneral(
-                (self.num_heads, head_dim),
-                dtype=self.dtype,
-                kernel_init=nn.initializers.xavier_uniform(),
-                name=name,
-            )(x)
-
-        query, key, value = project('query'), project('key'), project('value')
-        query = query * head_dim**-0.5
-        # The product is computed in dtype and cast, not asked for in float32: otherwise
-        # the backward pass would multiply float32 by bfloat16 matrices, at the speed of
-        # float32 and with a copy.
-        scores = jnp.einsum('bnke,bNke->bknN', query, key).astype(jnp.float32)
-        weights = jax.nn.softmax(scores, axis=-1)
-        self.sow(INTERMEDIATES, 'attention_weights', weights)
-        weights = weights.astype(self.dtype)
-        # Every head draws its own mask.
-        weights = nn.Dropout(self.dropout_rate, deterministic=not train)(weights)
-        gathered = jnp.einsum('bknN,bNke->bnke', weights, value)
-        return nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            name='out',
-        )(gathered)
 
 
 class PreLogits(nn.Module):

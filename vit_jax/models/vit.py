@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.models import fields
+from vit_jax.models.attention import ATTENTIONS, MultiHeadDotProductAttention
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.layers import (
     HEAD_INITS,
@@ -41,10 +42,10 @@ from vit_jax.models.layers import (
     AddPositionEmbs,
     Head,
     MlpBlock,
-    MultiHeadDotProductAttention,
     PreLogits,
     apply_blocks,
     layer_norm,
+    patch_product,
 )
 from vit_jax.models.resnet import STANDARDIZATIONS, ResNetRoot
 
@@ -61,6 +62,7 @@ class EncoderBlock(nn.Module):
     dtype: jnp.dtype
     gelu: str
     norm_epsilon: float
+    attention: str
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
@@ -69,6 +71,7 @@ class EncoderBlock(nn.Module):
             self.num_heads,
             self.attention_dropout_rate,
             self.dtype,
+            self.attention,
             name='MultiHeadDotProductAttention_0',
         )
         mlp = MlpBlock(
@@ -98,6 +101,7 @@ class Encoder(nn.Module):
     scan_layers: bool = False
     gelu: str = 'tanh'
     norm_epsilon: float = fields.NORM_EPSILON
+    attention: str = 'auto'
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
@@ -115,6 +119,7 @@ class Encoder(nn.Module):
             dtype=self.dtype,
             gelu=self.gelu,
             norm_epsilon=self.norm_epsilon,
+            attention=self.attention,
         )
         x = apply_blocks(
             block,
@@ -160,6 +165,9 @@ class VisionTransformer(nn.Module):
         gelu: 'tanh', the approximation with which the published weights were trained
             (None means it too), or 'exact', as in PyTorch's ports.
         norm_epsilon: of LayerNorm; None: 1e-6, as published and in timm.
+        attention: 'auto' takes cuDNN's kernel where it can run (NVIDIA GPUs, bfloat16
+            or float16, no dropout of attention weights), 'xla' never, 'cudnn' always,
+            with an error where it cannot run.
     """
 
     num_classes: int | None
@@ -177,6 +185,7 @@ class VisionTransformer(nn.Module):
     scan_layers: bool = False
     gelu: str | None = None
     norm_epsilon: float | None = None
+    attention: str = 'auto'
 
     def __post_init__(self):
         # Frozen, so that a model can be hashed and is not changed through a config.
@@ -202,6 +211,7 @@ class VisionTransformer(nn.Module):
         fields.check_one_of('classifier', self.classifier, CLASSIFIERS)
         fields.check_one_of('head_init', self.head_init, HEAD_INITS)
         fields.check_one_of('remat', self.remat, REMAT_POLICIES)
+        fields.check_one_of('attention', self.attention, ATTENTIONS)
         self.gelu, self.norm_epsilon = fields.numerics(self.gelu, self.norm_epsilon)
         super().__post_init__()
 
@@ -239,6 +249,7 @@ class VisionTransformer(nn.Module):
             strides=size,
             padding='VALID',
             dtype=self.dtype,
+            conv_general_dilated=patch_product,
             name='embedding',
         )
         x = embedding(x).reshape(-1, rows * columns, self.hidden_size)
@@ -255,6 +266,7 @@ class VisionTransformer(nn.Module):
             scan_layers=self.scan_layers,
             gelu=self.gelu,
             norm_epsilon=self.norm_epsilon,
+            attention=self.attention,
             name='Transformer',
         )
         x = encoder(x, train)

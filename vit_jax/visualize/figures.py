@@ -37,6 +37,8 @@ _TITLES = {
     'images_per_second': 'Images per second',
     'data_wait': 'Part of the time spent waiting for data',
     'skipped': 'Examples skipped',
+    'loss_scale': 'Scale of the loss',
+    'skipped_steps': 'Steps skipped',
 }
 
 
