@@ -165,7 +165,7 @@ def test_a_run_is_judged_as_training_judged_it(run, capsys):
     assert_equal(workers, rows['last', 'test'])
 
 
-def test_through_python_m(run):
+def test_through_python_m(run, photos):
     path, rows = run
     done = subprocess.run(
         [sys.executable, '-m', 'vit_jax.evaluate', path],
@@ -177,7 +177,7 @@ def test_through_python_m(run):
     row = rows['last', 'test']
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
-        f'{path}: 6 examples of {path.parents[1]}/photos0 test[60%:]: accuracy '
+        f'{path}: 6 examples of {photos} test[60%:]: accuracy '
         f'{row["accuracy"]:.4f}, loss {row["loss"]:.4f}\n'
     )
     assert 'expected calibration error 0.' in done.stdout
