@@ -117,7 +117,41 @@ def test_accumulation_changes_nothing():
     np.testing.assert_allclose(parts, whole, atol=1e-5, rtol=0)
 
 
-def test_accumulation_gathers_no_batch():
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        DROPOUT,
+        {'scan_layers': True, 'remat': 'full', 'sharding.fsdp': 2},
+        {'scan_layers': True, 'remat': 'full'},
+        {'frozen': 'embedding|encoderblock_0/LayerNorm_0/'},
+    ],
+)
+def test_accumulation_on_eight_devices_equals_one(settings):
+    settings = {'optim_dtype': 'float32', 'batch': 32, 'accum_steps': 4} | settings
+    one, before = run(devices=1, steps=8, **settings | {'sharding.fsdp': 1})
+    eight, after = run(steps=8, **settings)
+    np.testing.assert_allclose(eight, one, atol=1e-5, rtol=0)
+    for a, b in zip(
+        jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
+
+
+def test_what_draws_random_numbers():
+    config = models.get_config('testing')  # with dropout
+    images = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    for rate, scan_layers in ((0.0, False), (0.0, True), (0.1, False), (0.1, True)):
+        config.transformer.dropout_rate = rate
+        config.transformer.attention_dropout_rate = 0.0
+        model = models.from_config(config, num_classes=3, scan_layers=scan_layers)
+        pixels = train_step.normalize(images)
+        params = model.init(jax.random.key(0), pixels, train=False)['params']
+        assert train_step.draws(model, params, images) == (rate > 0)
+
+
+@pytest.mark.parametrize('reduced_once', [False, True])
+def test_accumulation_gathers_no_batch(reduced_once):
     """The parts of a batch that is split over devices move between no devices."""
     mesh = sharding.make_mesh()
     rows = sharding.batch_sharding(mesh)
@@ -132,8 +166,8 @@ def test_accumulation_gathers_no_batch():
     batch = {'image': jax.device_put(jnp.ones((32, 2, 2, 3)), rows)}
     step = functools.partial(train_step.accumulate_gradient, loss_and_grad)
     compiled = (
-        jax.jit(step, static_argnums=3)
-        .lower(params, batch, jax.random.key(0), 4)
+        jax.jit(step, static_argnums=(3, 4))
+        .lower(params, batch, jax.random.key(0), 4, mesh if reduced_once else None)
         .compile()
     )
     assert 'all-reduce' in compiled.as_text()

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
-from vit_jax import compiler, loss_scale, optim
+from vit_jax import compiler, loss_scale, optim, sharding
 from vit_jax.train_state import DROPOUT_STREAM, TrainState, stream
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def accumulate_gradient(
     batch: Batch,
     rng: PRNGKeyArray,
     accum_steps: int,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, ''], PyTree]:
     """Returns loss and gradient of a batch, computed in parts and averaged.
 
@@ -102,7 +104,27 @@ def accumulate_gradient(
         batch: arrays (b …).
         rng: split into one for each part.
         accum_steps: number of parts; divides b.
+        mesh: of devices that hold all of `params` each, and share the batch: each adds
+            up what its examples give, and the sums are reduced once. `loss_and_grad`
+            must not draw random numbers, for all devices would draw the same. None:
+            the compiler decides, and reduces after each part.
     """
+    if mesh is not None:
+
+        def on_each_device(*args: PyTree) -> tuple[Float[Array, ''], PyTree]:
+            found = accumulate_gradient(loss_and_grad, *args, accum_steps)
+            return jax.lax.pmean(found, mesh.axis_names)
+
+        whole = jax.sharding.PartitionSpec()
+        return jax.shard_map(
+            on_each_device,
+            mesh=mesh,
+            in_specs=(whole, sharding.batch_sharding(mesh).spec, whole),
+            out_specs=whole,
+            # Otherwise the gradient for what all devices hold is reduced by itself,
+            # after each part.
+            check_vma=False,
+        )(params, batch, rng)
     if accum_steps == 1:
         return loss_and_grad(params, batch, jax.random.fold_in(rng, 0))
     parts = jax.tree.map(
@@ -117,6 +139,16 @@ def accumulate_gradient(
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     total, _ = jax.lax.scan(add_part, zeros, (jnp.arange(accum_steps), parts))
     return jax.tree.map(lambda x: x / accum_steps, total)
+
+
+def draws(model: nn.Module, params: PyTree, images: Num[Array, 'b h w c']) -> bool:
+    """Returns whether the model draws random numbers in training, as dropout does."""
+    forward = functools.partial(model.apply, train=True)
+    try:
+        jax.eval_shape(forward, {'params': params}, normalize(images[:1]))
+    except flax.errors.InvalidRngError:
+        return True
+    return False
 
 
 def split(
@@ -162,6 +194,7 @@ def train_step(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
     trainable: PyTree | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Returns state s + 1 from state s and batch s.
 
@@ -175,6 +208,7 @@ def train_step(
         mean: of the pixels, see `normalize`.
         std: of the pixels, see `normalize`.
         trainable: which parameters are trained, from `optim.trainable`; None: all.
+        mesh: of devices that hold the whole state each, see `accumulate_gradient`.
 
     Returns:
         The state, and 'loss' and 'grad_norm' (before clipping, of what is trained) of
@@ -183,6 +217,9 @@ def train_step(
     """
     trained, join = split(state.params, trainable)
     scale = state.loss_scale
+    if mesh is not None and draws(model, state.params, batch['image']):
+        # What is drawn must not depend on the number of devices.
+        mesh = None
 
     def loss_of(trained: PyTree, batch: Batch, rng: PRNGKeyArray) -> Float[Array, '']:
         loss = loss_fn(join(trained), batch, rng, model=model, mean=mean, std=std)
@@ -194,6 +231,7 @@ def train_step(
         {'image': batch['image'], 'label': batch['label']},
         jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
         accum_steps,
+        mesh,
     )
     if scale is not None:
         loss, grads = scale.unscaled((loss, grads))
@@ -241,6 +279,10 @@ def compile_step(
         counts = jax.tree.map(lambda x, on: x.size * on.mean(), state.params, trainable)
         count = round(sum(jax.tree.leaves(counts)))
         log.info('%s of the parameters are trained, the others frozen.', f'{count:,}')
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    where = shardings.step
+    shared = all(one.is_fully_replicated for one in jax.tree.leaves(shardings))
+    several = config.accum_steps > 1 and len(where.device_set) > 1
     step = functools.partial(
         train_step,
         model=model,
@@ -250,8 +292,8 @@ def compile_step(
         mean=config.pp.mean or MEAN,
         std=config.pp.std or STD,
         trainable=trainable,
+        mesh=where.mesh if several and shared else None,
     )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     for name, value in (faster := compiler.options()).items():
         log.info('The step is compiled with %s=%s; XLA_FLAGS wins.', name, value)
     return jax.jit(

@@ -8,8 +8,6 @@ serves uint8 (training) and float32 (evaluation).
 
 import io
 import math
-import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -18,17 +16,14 @@ import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import Float32, Shaped, UInt8
-from PIL import Image
+from PIL import ExifTags, Image
 
-_JPEG = b'\xff\xd8'
+from vit_jax.data import jpeg
+
 _NPY = b'\x93NUMPY'
-_ORIENTATION = 0x0112  # the EXIF tag
 # Larger images are refused: decoded they would take half a gigabyte and more in each
 # thread. This is where Pillow refuses, too (twice its MAX_IMAGE_PIXELS).
 MAX_PIXELS = 178_956_970
-# libjpeg's warnings about bytes between segments, after which the picture is whole.
-# TensorFlow decodes such files silently. Any other warning means damaged pixels.
-_HARMLESS = re.compile('extraneous bytes before marker|JFIF revision|Adobe color')
 
 
 @runtime_checkable
@@ -60,7 +55,10 @@ class UndecodableImage(ValueError):  # noqa: N818 (a noun: the image, not the ac
 
 
 def decode(
-    data: bytes, name: str = '', at_least: tuple[int, int] = (0, 0)
+    data: bytes,
+    name: str = '',
+    at_least: tuple[int, int] = (0, 0),
+    box: jpeg.Box | None = None,
 ) -> UInt8[np.ndarray, 'h w 3']:
     """Decodes an image file to RGB.
 
@@ -82,28 +80,25 @@ def decode(
       name: what to call it in an error.
       at_least: (height, width); a JPEG that is larger may be decoded to a smaller
         image, of that size or more, which is several times as fast; (0, 0): it is not.
+      box: (top, left, height, width) of the part that is returned, without `at_least`;
+        None: all. The rest of a JPEG is decoded only as far as it must be, and damage
+        in rows below the part is not found; a file that ends too early is.
 
     Raises:
       UndecodableImage: unknown format, truncated or damaged file, floating-point
         pixels, more than `MAX_PIXELS`.
     """
-    if data.startswith(_JPEG):
-        orientation = _jpeg_orientation(data)
-        if orientation >= 5:
-            at_least = at_least[::-1]
-        return _orient(_decode_jpeg(data, name, at_least), orientation)
-    return _decode_other(data, name)
+    if data.startswith(jpeg.MAGIC):
+        return _decode_jpeg(data, name, at_least, box)
+    return crop(_decode_other(data, name), box)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Returns (height, width) of a JPEG file as it is seen; None of other files."""
-    if not data.startswith(_JPEG):
+    if not data.startswith(jpeg.MAGIC):
         return None
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
+    size = jpeg.read_header(data).seen
+    return size if all(size) else None
 
 
 def pixels(
@@ -111,6 +106,7 @@ def pixels(
     name: str = '',
     channels: int = 3,
     at_least: tuple[int, int] = (0, 0),
+    box: jpeg.Box | None = None,
 ) -> UInt8[np.ndarray, 'h w c']:
     """Returns the pixels of what a source calls an image.
 
@@ -123,6 +119,7 @@ def pixels(
       name: what to call it in an error.
       channels: how many are wanted.
       at_least: of a JPEG file, see `decode`.
+      box: the part that is returned, see `decode`.
 
     Raises:
       UndecodableImage: a file that does not decode, or holds other than that.
@@ -131,7 +128,10 @@ def pixels(
     is_file = isinstance(image, bytes)
     if is_file:
         is_npy = image[:6] == _NPY
-        image = _load_npy(image, name) if is_npy else decode(image, name, at_least)
+        if is_npy:
+            image = _load_npy(image, name)
+        else:
+            image, box = decode(image, name, at_least, box), None
     if image.dtype == np.uint8 and image.ndim == 2:
         image = image[:, :, None]
     if image.dtype != np.uint8 or image.ndim != 3:
@@ -142,6 +142,7 @@ def pixels(
             f'{name or "an image"}: {found}, expected an encoded file or uint8 pixels '
             '(h w) or (h w c)'
         )
+    image = crop(image, box)
     found = image.shape[2]
     if found == channels:
         return image
@@ -170,25 +171,39 @@ def _with_axis(image: Shaped[np.ndarray, '...']) -> Shaped[np.ndarray, 'h w c']:
     return image[:, :, None] if image.ndim == 2 else image
 
 
+def crop(
+    image: Shaped[np.ndarray, 'h w c'], box: jpeg.Box | None
+) -> Shaped[np.ndarray, 'new_h new_w c']:
+    """Returns the part of an image as a view; None: all of it."""
+    if box is None:
+        return image
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
 def _decode_jpeg(
-    data: bytes, name: str, at_least: tuple[int, int]
+    data: bytes, name: str, at_least: tuple[int, int], box: jpeg.Box | None
 ) -> UInt8[np.ndarray, 'h w 3']:
+    header = jpeg.read_header(data)
+    _check_size(header.height, header.width, name)
+    if box is not None:
+        stored = top, _, height, _ = header.stored(box)
+        image = jpeg.decode_top(data, header, top + height)
+        if image is not None:
+            return jpeg.orient(crop(image, stored), header.orientation)
+    if header.orientation >= 5:
+        at_least = at_least[::-1]
+    options = jpeg.OPTIONS | {'min_height': at_least[0], 'min_width': at_least[1]}
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        height = width = 0  # what is wrong with it is told below
-    _check_size(height, width, name)
-    # The fast integer DCT with smooth chroma upsampling is TensorFlow's default.
-    options = {'fastdct': True, 'min_height': at_least[0], 'min_width': at_least[1]}
-    try:
-        return simplejpeg.decode_jpeg(data, 'RGB', **options)
+        image = simplejpeg.decode_jpeg(data, **options)
     except ValueError as error:
-        if not _HARMLESS.search(str(error)):
+        if not jpeg.HARMLESS.search(str(error)):
             raise UndecodableImage(name, str(error)) from None
-    try:
-        return simplejpeg.decode_jpeg(data, 'RGB', **options, strict=False)
-    except ValueError:  # it does not forgive warnings in the header
-        return _decode_other(data, name)
+        try:
+            image = simplejpeg.decode_jpeg(data, **options, strict=False)
+        except ValueError:  # it does not forgive warnings in the header
+            return crop(_decode_other(data, name), box)
+    return crop(jpeg.orient(image, header.orientation), box)
 
 
 def _check_size(height: int, width: int, name: str) -> None:
@@ -207,7 +222,7 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
         with Image.open(io.BytesIO(data)) as image:
             _check_size(image.height, image.width, name)
             image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if image.mode == 'I' or image.mode.startswith('I;16'):
                 array = _upper_byte(np.asarray(image), name)
             elif image.mode == 'F':
@@ -226,7 +241,7 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     except Exception as error:  # what Pillow raises on damaged files is not bounded
         reason = f'{type(error).__name__}: {error}'
         raise UndecodableImage(name, reason) from error
-    return _orient(array, orientation)
+    return jpeg.orient(array, orientation)
 
 
 def _upper_byte(
@@ -235,56 +250,6 @@ def _upper_byte(
     if grey.size and not 0 <= grey.min() <= grey.max() < 1 << 16:
         raise UndecodableImage(name, 'more than 16 bits per pixel')
     return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _jpeg_orientation(data: bytes) -> int:
-    """Returns the EXIF orientation 1 … 8, by the few bytes before the pixels."""
-    at = 2
-    # Segments: 0xff, marker, length (which counts itself), payload.
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker == 0xDA:  # start of scan
-            break
-        length = int.from_bytes(data[at + 2 : at + 4], 'big')
-        if marker == 0xE1 and data[at + 4 : at + 10] == b'Exif\0\0':
-            return _exif_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + length
-    return 1
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Returns the orientation in EXIF data, which is a small TIFF file."""
-    order = {b'II': '<', b'MM': '>'}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + 'I', tiff, 4)
-        (count,) = struct.unpack_from(order + 'H', tiff, directory)
-        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + 'HH', tiff, entry)
-            if tag == _ORIENTATION and kind == 3:  # SHORT
-                return struct.unpack_from(order + 'H', tiff, entry + 8)[0]
-    except struct.error:  # damaged EXIF data do not make an image unusable
-        pass
-    return 1
-
-
-def _orient(
-    image: UInt8[np.ndarray, 'h w 3'], orientation: int
-) -> UInt8[np.ndarray, '... 3']:
-    """Turns stored pixels as an EXIF orientation says (2 … 8; else unchanged)."""
-    if orientation not in range(2, 9):
-        return image
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
 
 
 @dataclass(frozen=True)
@@ -314,10 +279,9 @@ class RandomCrop:
         self, image: Shaped[np.ndarray, 'h w c'], rng: Random
     ) -> Shaped[np.ndarray, 'new_h new_w c']:
         """Returns the part as a view."""
-        top, left, height, width = self.box(*image.shape[:2], rng)
-        return image[top : top + height, left : left + width]
+        return crop(image, self.box(*image.shape[:2], rng))
 
-    def box(self, height: int, width: int, rng: Random) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int, rng: Random) -> jpeg.Box:
         """Returns (top, left, height, width) of a part of a height × width image."""
         area = height * width
         narrowest, widest = self.aspect
@@ -336,8 +300,8 @@ class RandomCrop:
 
 
 def scaled_box(
-    box: tuple[int, int, int, int], size: tuple[int, int], other: tuple[int, int]
-) -> tuple[int, int, int, int]:
+    box: jpeg.Box, size: tuple[int, int], other: tuple[int, int]
+) -> jpeg.Box:
     """Returns (top, left, height, width) of the same part of an image of another size.
 
     Args:

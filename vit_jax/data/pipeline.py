@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, Int64, UInt8
 
-from vit_jax.data import ops, sources, workers
+from vit_jax.data import jpeg, ops, sources, workers
 
 # Grain's datasets have a length; training goes on for longer than any run.
 _STEPS = 1 << 40
@@ -317,13 +317,13 @@ class _TrainExamples:
     def _one(self, index: int, rng: ops.Random, hint: str = '') -> dict[str, Any]:
         example = self.source[index]
         size = example.get('full_size')  # of what a cache has shrunk
-        if self.scaled_decoding and isinstance(example['image'], bytes):
+        if size is None and isinstance(example['image'], bytes):
             size = ops.jpeg_size(example['image'])
         if size is None:
             pixels = _pixels(example, self.channels, self.resize, hint)
             image = self.augment(pixels, rng)
         else:
-            image = self._augment_scaled(example, size, rng, hint)
+            image = self._augment_part(example, size, rng, hint)
         return {'image': image, 'label': example['label']}
 
     def augment(
@@ -333,29 +333,34 @@ class _TrainExamples:
             image = ops.ResizeShorter(self.resize)(image)
         return self._finish(ops.RandomCrop(self.min_area)(image, rng), rng)
 
-    def _augment_scaled(
+    def _augment_part(
         self,
         example: sources.Example,
         size: tuple[int, int],
         rng: ops.Random,
         hint: str,
     ) -> UInt8[np.ndarray, 'new_h new_w c']:
-        """Crops a smaller image, decoded to no more pixels than the result needs.
+        """Crops an image of known size, decoding no more of it than the result needs.
 
         The crop is that of `augment`.
         """
 
-        def decoded(factor: float) -> UInt8[np.ndarray, 'h w c']:
-            wanted = [math.ceil(side * factor) for side in size]
-            at_least = tuple(wanted) if factor < 1 else (0, 0)
+        def whole(factor: float) -> UInt8[np.ndarray, 'h w c']:
+            wanted = tuple(math.ceil(side * factor) for side in size)
+            scaled = self.scaled_decoding and factor < 1
+            at_least = wanted if scaled else (0, 0)
             return _pixels(example, self.channels, self.resize, hint, at_least)
 
         if self.resize is not None:
-            return self.augment(decoded(self.resize / min(size)), rng)
+            return self.augment(whole(self.resize / min(size)), rng)
         box = ops.RandomCrop(self.min_area).box(*size, rng)
-        image = decoded(max(self.size[0] / box[2], self.size[1] / box[3]))
-        top, left, height, width = ops.scaled_box(box, size, image.shape[:2])
-        crop = image[top : top + height, left : left + width]
+        factor = max(self.size[0] / box[2], self.size[1] / box[3])
+        full = factor >= 1 or not self.scaled_decoding
+        if full and isinstance(example['image'], bytes):
+            crop = _pixels(example, self.channels, None, hint, box=box)
+        else:
+            image = whole(factor)
+            crop = ops.crop(image, ops.scaled_box(box, size, image.shape[:2]))
         return self._finish(crop, rng)
 
     def _finish(
@@ -425,10 +430,11 @@ def _pixels(
     resize: int | None,
     hint: str = '',
     at_least: tuple[int, int] = (0, 0),
+    box: jpeg.Box | None = None,
 ) -> UInt8[np.ndarray, 'h w c']:
     name = example['name']
     try:
-        image = ops.pixels(example['image'], name, channels, at_least)
+        image = ops.pixels(example['image'], name, channels, at_least, box)
     except ops.UndecodableImage as error:
         raise ops.UndecodableImage(error.name, error.reason, hint) from error
     height, width = image.shape[:2]
