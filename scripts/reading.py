@@ -160,7 +160,9 @@ def pipeline(args: argparse.Namespace) -> list[dict]:
     def work(numbers: range) -> None:
         rng = np.random.default_rng(numbers.start)
         for i in numbers:
-            resize(crop(ops.decode(source.files[i % len(source.files)]), rng))
+            file = source.files[i % len(source.files)]
+            box = crop.box(*ops.jpeg_size(file), rng)
+            resize(ops.decode(file, box=box))
 
     def alone() -> float:
         """The three operations on all cores; nothing is kept."""
