@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from vit_jax import config as config_lib
-from vit_jax import models, optim, sharding
+from vit_jax import memory, models, optim, sharding
 from vit_jax.train_state import Initializer
 
 
@@ -77,8 +77,8 @@ def split_axes(state, fsdp=4) -> dict[str, int | None]:
     }
 
 
-def shapes_of(name, num_classes=1000, **settings):
-    """Returns the train state of a model as shapes."""
+def initializer(name, num_classes=1000, fsdp=4, **settings):
+    """Returns what makes state 0 of a run with a model."""
     config = config_lib.default()
     with config.ignore_type():
         config.model = models.get_config(name)
@@ -86,8 +86,13 @@ def shapes_of(name, num_classes=1000, **settings):
         {'pp.crop': 224, 'total_steps': 10, 'warmup_steps': 1, **settings}
     )
     optimizer = optim.create_optimizer(config)
-    mesh = sharding.make_mesh(4)
-    return Initializer(config, num_classes, optimizer, mesh).shapes()
+    mesh = sharding.make_mesh(fsdp)
+    return Initializer(config, num_classes, optimizer, mesh)
+
+
+def shapes_of(*args, **settings):
+    """Returns the train state of a model as shapes."""
+    return initializer(*args, **settings).shapes()
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
@@ -150,3 +155,26 @@ def test_batches_are_split_over_all_devices_in_order(fsdp):
         for part in array.addressable_shards:
             row = 2 * list(mesh.devices.flat).index(part.device)
             np.testing.assert_array_equal(part.data, batch[name][row : row + 2])
+
+
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_no_device_holds_all_parameters_while_they_are_made(monkeypatch, scan_layers):
+    needed = []
+    real = jax.jit
+
+    def measured(function, **options):
+        def call(*args):
+            compiled = real(function, **options).lower(*args).compile()
+            needed.append(memory.Taken.by(compiled).total)
+            return compiled(*args)
+
+        return call
+
+    start = initializer('ViT-S_16', fsdp=8, scan_layers=scan_layers)
+    shapes = start.shapes()
+    whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    monkeypatch.setattr(jax, 'jit', measured)
+    state = start.state(tuple(map(str, range(1000))))
+    assert memory.size(state) == memory.size(shapes) < 0.3 * whole
+    assert len(needed) == 2  # the parameters, then the rest
+    assert max(needed) < 0.5 * whole
