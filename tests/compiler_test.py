@@ -4,7 +4,7 @@ import jax
 import pytest
 from conftest import tiny_config
 
-from vit_jax import compiler, models, optim, sharding, train_step
+from vit_jax import compiler, models, optim, sharding, train, train_step
 from vit_jax.train_state import Initializer
 
 NAME = 'xla_cpu_experimental_ynn_fusion_type'
@@ -40,7 +40,7 @@ def test_other_backends_are_left_alone(monkeypatch):
     assert compiler.options() == {}
 
 
-def test_the_step_is_compiled_with_them_and_says_so(monkeypatch, caplog):
+def test_the_step_is_compiled_with_them(monkeypatch):
     """A wrong name is refused, so that options are known to arrive."""
     config = tiny_config('none', batch=8)
     optimizer = optim.create_optimizer(config)
@@ -59,9 +59,14 @@ def test_the_step_is_compiled_with_them_and_says_so(monkeypatch, caplog):
         step = train_step.compile_step(config, model, optimizer, state)
         step.lower(state, batch).compile()
 
-    caplog.set_level('INFO')
     compile_step()
-    assert ('is compiled with' in caplog.text) == bool(compiler.options())
     monkeypatch.setattr(compiler, 'options', lambda: {'xla_no_such_option': ''})
     with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_option'):
         compile_step()
+
+
+def test_a_run_says_so_once(photos, tmp_path, caplog):
+    caplog.set_level('INFO')
+    train.train_and_evaluate(tiny_config(photos, total_steps=1), tmp_path / 'run')
+    said = f"The step is compiled with {NAME}=''; XLA_FLAGS wins."
+    assert caplog.text.count(said) == len(compiler.options())

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import (
     checkpoint,
+    compiler,
     data,
     evaluators,
     hosts,
@@ -604,3 +605,5 @@ def _announce(
         mesh.size,
         jax.devices()[0].device_kind,
     )
+    for name, value in compiler.options().items():
+        log.info('The step is compiled with %s=%r; XLA_FLAGS wins.', name, value)

@@ -294,13 +294,11 @@ def compile_step(
         trainable=trainable,
         mesh=where.mesh if several and shared else None,
     )
-    for name, value in (faster := compiler.options()).items():
-        log.info('The step is compiled with %s=%s; XLA_FLAGS wins.', name, value)
     return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(shardings, None),
-        compiler_options={**COMPILER_OPTIONS, **faster},
+        compiler_options={**COMPILER_OPTIONS, **compiler.options()},
     )
 
 
