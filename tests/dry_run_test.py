@@ -196,7 +196,11 @@ def test_a_step_that_takes_too_long_is_not_tried_whole(ask, monkeypatch):
 def test_input_that_does_not_keep_up(ask, monkeypatch):
     monkeypatch.setattr(dry_run, '_input_rate', lambda config, source: 0.5)
     _, text = ask()
-    assert 'the device will wait for data; --config.num_workers is 0' in text
+    assert (
+        'the device will wait for data; --config.num_workers is 0, '
+        '--config.num_threads is 1, --config.pp.scaled_decoding is False, '
+        '--config.cache.where is None'
+    ) in text
 
 
 def test_more_room_than_needed(ask, monkeypatch):

@@ -430,6 +430,7 @@ def test_a_run_that_diverges_ends_with_the_error(photos, tmp_path, capsys):
     assert main.main(call) == 1
     error = capsys.readouterr().err
     assert 'The loss or a gradient was not finite in step' in error
+    assert '--config.dtype=float32 holds more' in error
     lines = lines_of(tmp_path / 'run')
     # Only after the scale had fallen to its lowest.
     assert lines[-1]['loss_scale'] == loss_scale.LOWEST * 2

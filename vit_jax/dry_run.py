@@ -251,7 +251,12 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         seconds_per_step=seconds,
         probed=probed,
         input_rate=input_rate,
-        input=tuple((key, config[key]) for key in ('num_workers', 'num_threads')),
+        input=(
+            ('num_workers', config.num_workers),
+            ('num_threads', config.num_threads),
+            ('pp.scaled_decoding', config.pp.scaled_decoding),
+            ('cache.where', config.cache.where),
+        ),
         steps=config.total_steps - start,
         evaluation_seconds=evaluations,
         largest_batch=largest,

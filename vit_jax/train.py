@@ -509,6 +509,11 @@ def _require_finite(state: TrainState, run: RunDirectory) -> None:
             f'stopped and saved nothing since. What is in {run.path} is from before. '
             'Lower --config.base_lr or --config.grad_norm_clip, lengthen '
             '--config.warmup_steps, or look at the data of that step.'
+            + (
+                ' float16 holds numbers up to 65504: --config.dtype=float32 holds more.'
+                if state.loss_scale is not None
+                else ''
+            )
         )
 
 
