@@ -157,26 +157,37 @@ def pipeline(args: argparse.Namespace) -> list[dict]:
     crop, resize = ops.RandomCrop(), ops.Resize((args.size, args.size))
     pool = concurrent.futures.ThreadPoolExecutor(cores)
 
-    def work(numbers: range) -> None:
+    def whole(file: bytes, rng: np.random.Generator) -> np.ndarray:
+        return crop(ops.decode(file), rng)
+
+    def in_part(file: bytes, rng: np.random.Generator) -> np.ndarray:
+        return ops.decode(file, box=crop.box(*ops.jpeg_size(file), rng))
+
+    def work(cut: Callable, numbers: range) -> None:
         rng = np.random.default_rng(numbers.start)
         for i in numbers:
-            file = source.files[i % len(source.files)]
-            box = crop.box(*ops.jpeg_size(file), rng)
-            resize(ops.decode(file, box=box))
+            resize(cut(source.files[i % len(source.files)], rng))
 
-    def alone() -> float:
-        """The three operations on all cores; nothing is kept."""
+    def alone(cut: Callable) -> float:
+        """The operations on all cores; nothing is kept."""
         step = -(-args.images // (32 * cores))  # small, to end together
         start = time.perf_counter()
-        list(pool.map(work, (range(i, i + step) for i in range(0, args.images, step))))
+        parts = (range(i, i + step) for i in range(0, args.images, step))
+        list(pool.map(functools.partial(work, cut), parts))
         return step * -(-args.images // step) / (time.perf_counter() - start)
 
+    bounds = {
+        'decode + crop + resize': whole,
+        'the same, decoded as far as the crop': in_part,
+    }
     rows = []
     for workers in args.workers:
         with batches(args, source, workers) as made:
             ours = functools.partial(delivered, args, made, 4 * (workers + 1))
-            name = f'pipeline, {kind(workers)}, against decode + crop + resize'
-            rows.append(pairs.compare(name, ours, alone, args.repeats))
+            for bound, cut in bounds.items():
+                name = f'pipeline, {kind(workers)}, against {bound}'
+                theirs = functools.partial(alone, cut)
+                rows.append(pairs.compare(name, ours, theirs, args.repeats))
     return rows
 
 

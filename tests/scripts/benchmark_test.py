@@ -29,8 +29,9 @@ def test_input(as_json):
         return
     report = json.loads(result.stdout)
     assert report['cores'] >= 1
-    decode, pipeline = report['rows']
+    decode, pipeline, in_part = report['rows']
     assert 'Pillow' in decode['name']
+    assert 'as far as the crop' in in_part['name']
     for row in report['rows']:
         assert row['ratio'] > 0.05
         assert row['ratio_range'][0] <= row['ratio'] <= row['ratio_range'][1]
