@@ -24,12 +24,16 @@ OPTIONS = {'colorspace': 'RGB', 'fastdct': True}
 # TensorFlow decodes such files silently. Any other warning means damaged pixels.
 HARMLESS = re.compile('extraneous bytes before marker|JFIF revision|Adobe color')
 # What it says where it was told to stop early: before the end, or a restart marker.
-# It tells its first warning only, so that nothing was wrong with the rows before.
+# It tells its first warning only, so that nothing was wrong with the rows before, but
+# for what `HARMLESS` forgives in a whole file, too.
 _STOPPED = re.compile(r'extraneous bytes before marker 0xd[0-79]')
 # Smooth upsampling looks at the next row of the chroma, which has half the rows.
 _BELOW = 2
 
 _ORIENTATION = 0x0112  # the EXIF tag
+# Orientations of which the columns, and the rows, are in reverse, once those from 5 on
+# have changed places.
+_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # which are tables, or reserved
@@ -71,11 +75,6 @@ class Header:
         if self.orientation >= 5:
             return left, top, width, height
         return top, left, height, width
-
-
-# Orientations of which the columns, and the rows, are in reverse, once those from 5 on
-# have changed places.
-_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 
 def orient(
