@@ -61,7 +61,7 @@ EXTRAS_REQUIRE = {
     # vit_jax.export --to onnx; the runtime runs what it writes. It asks for an Orbax
     # older than the tested one.
     'onnx': ['jax2onnx>=0.17.1', 'onnxruntime>=1.24.1'],
-    # The real libraries, for tests/checkpoint/parity_test.py; requirements/parity.txt
+    # The real libraries, for tests/system/parity_test.py; requirements/parity.txt
     # has the versions that belong together.
     'parity': ['timm>=1.0.20', 'torch>=2.8', 'torchvision', 'transformers>=5.0'],
     'plot': PLOT,  # vit_jax.visualize, vit_jax.report, the figures of vit_jax.evaluate

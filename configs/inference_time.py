@@ -12,7 +12,7 @@ without it. The keys are the original's, and can be set one by one:
         --workdir=runs/inference-l16
 
 Parameters are random and images constant, on the devices from the start: what is
-measured is the network alone. See vit_jax/inference_time.py for what is written down.
+measured is the network alone. vit_jax/training/inference_time.py says what is noted.
 `scripts/benchmark.py model` compares with other formulations, and measures training.
 """
 

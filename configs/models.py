@@ -1,7 +1,7 @@
 """Configurations of the published models, under the original's names.
 
 `MODEL_CONFIGS['ViT-B_16']`, `AUGREG_CONFIGS['B_16']` and `get_b16_config()` are views
-of the table in `vit_jax.models.zoo`; this is no recipe to run.
+of the table in `vit_jax.models.zoo.google`; this is no recipe to run.
 """
 
 import functools

@@ -116,7 +116,8 @@ def loop_and_step_rates(
     import jax
 
     from vit_jax import config as config_lib
-    from vit_jax import models, train, train_step
+    from vit_jax import models, train
+    from vit_jax.training import loop as loop_lib
 
     images = args.steps * args.batch
     loop, alone, waited = [], [], []
@@ -137,7 +138,7 @@ def loop_and_step_rates(
         fixed = next(batches)
         begin = None
         batches = timed(batches)
-        steps = train_step.training_steps(step_fn, state, batches, start, stop)
+        steps = loop_lib.training_steps(step_fn, state, batches, start, stop)
         for step, state, values in steps:
             yield step, state, values
             if step % args.steps:
@@ -201,10 +202,11 @@ def run_predict(args: argparse.Namespace) -> list[dict]:
     import jax
     import jax.numpy as jnp
 
-    from vit_jax import data, models, sharding
+    from vit_jax import data, models
     from vit_jax.checkpoint import ModelCard
-    from vit_jax.data import photos
-    from vit_jax.predictor import Predictor
+    from vit_jax.data.datasets import photos
+    from vit_jax.inference.predictor import Predictor
+    from vit_jax.runtime import sharding
 
     config = models.get_config(args.model)
     model = models.from_config(config, num_classes=1000, dtype=args.dtype)

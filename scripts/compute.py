@@ -158,9 +158,9 @@ def training_config(args: argparse.Namespace) -> ConfigDict:
 
 def network(config: ConfigDict, **fields: Any) -> Any:
     """Returns the module of a training configuration."""
-    from vit_jax import train
+    from vit_jax.training import plan
 
-    model = train.create_model(config, NUM_CLASSES)
+    model = plan.create_model(config, NUM_CLASSES)
     return model.clone(**fields)
 
 
@@ -168,7 +168,8 @@ def run_model(args: argparse.Namespace) -> list[dict]:
     """Measures the network and its baselines alternately; returns their rows."""
     import baselines
 
-    from vit_jax import compiler, models
+    from vit_jax import models
+    from vit_jax.runtime import compiler
 
     config = training_config(args)
     model = network(config)
@@ -294,7 +295,7 @@ class Trained:
         shape: Sequence[int] | None = None,
     ):
         from vit_jax import optim
-        from vit_jax.train_state import TrainState
+        from vit_jax.training.state import TrainState
 
         self.config = config
         self.model = network(config) if model is None else model
@@ -320,7 +321,8 @@ class Trained:
         Args:
             options: of the compiler; None: those of our programs.
         """
-        from vit_jax import compiler, train_step
+        from vit_jax.runtime import compiler
+        from vit_jax.training import step as train_step
 
         options = compiler.options() if options is None else options
         with mock.patch.object(compiler, 'options', return_value=options):
@@ -504,8 +506,10 @@ def add_scaling(parts: argparse._SubParsersAction) -> None:
 
 def run_scaling(args: argparse.Namespace) -> list[dict]:
     """Compiles the step for several meshes; nothing is run."""
-    from vit_jax import optim, sharding, train_step
-    from vit_jax.train_state import Initializer
+    from vit_jax import optim
+    from vit_jax.runtime import sharding
+    from vit_jax.training import step as train_step
+    from vit_jax.training.state import Initializer
 
     with contextlib.suppress(RuntimeError):  # there are devices already
         jax.config.update('jax_num_cpu_devices', max(args.devices))

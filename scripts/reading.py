@@ -124,7 +124,7 @@ def decoder(args: argparse.Namespace) -> list[dict]:
     """Compares decoders."""
     from PIL import Image
 
-    from vit_jax.data import ops
+    from vit_jax.data.images import ops
 
     source = Photos()
 
@@ -149,7 +149,7 @@ def decoder(args: argparse.Namespace) -> list[dict]:
 
 def pipeline(args: argparse.Namespace) -> list[dict]:
     """Compares the pipeline with the least work it could do."""
-    from vit_jax.data import ops
+    from vit_jax.data.images import ops
     from vit_jax.data.pipeline import available_cores
 
     source = Photos()
@@ -269,8 +269,8 @@ def device(args: argparse.Namespace) -> list[dict]:
     """Compares batches that the devices make with batches that they are sent."""
     import jax
 
-    from vit_jax import sharding
     from vit_jax.data.on_device import OnDevice
+    from vit_jax.runtime import sharding
 
     mesh = sharding.make_mesh()
     rows = sharding.batch_sharding(mesh)

@@ -16,11 +16,12 @@ import sys
 
 import numpy as np
 
-from vit_jax import checkpoint, commands
+from vit_jax import checkpoint
 from vit_jax.checkpoint import model as model_lib
 from vit_jax.checkpoint import readers
 from vit_jax.checkpoint.weights import Weights
-from vit_jax.models import published
+from vit_jax.command_line import arguments
+from vit_jax.models.zoo import google_files
 
 # Arrays in the published files, head included, pre_logits not.
 NUM_ARRAYS = {
@@ -39,7 +40,7 @@ def verify(reference: str, all_arrays: bool = True) -> list[str]:
     """Prints what is known of weights; returns what is not as it should be."""
     problems: list[str] = []
     with readers.open(reference) as weights:
-        row = published.find(reference) or published.find(str(weights.path))
+        row = google_files.find(reference) or google_files.find(str(weights.path))
         path = weights.path
         print(f'{path}\n')
         _print_files(path, row, problems)
@@ -57,7 +58,7 @@ def verify(reference: str, all_arrays: bool = True) -> list[str]:
 
 
 def _print_files(
-    path: pathlib.Path, row: published.Published | None, problems: list[str]
+    path: pathlib.Path, row: google_files.Published | None, problems: list[str]
 ) -> None:
     files = [path] if path.is_file() else sorted(path.glob('*.safetensors'))
     for file in files:
@@ -95,7 +96,7 @@ def _print_arrays(weights: Weights, all_arrays: bool, problems: list[str]) -> No
 
 
 def _compare(
-    weights: Weights, row: published.Published | None, problems: list[str]
+    weights: Weights, row: google_files.Published | None, problems: list[str]
 ) -> None:
     total = sum(math.prod(weights.shape(name)) for name in weights)
     print(f'\n{len(weights)} arrays, {total:,} parameters')
@@ -124,7 +125,7 @@ def _print_top5(reference: str) -> None:
     import jax
     from sklearn.datasets import load_sample_image
 
-    from vit_jax.predictor import Predictor
+    from vit_jax.inference.predictor import Predictor
 
     pixels = load_sample_image(_PHOTO)
 
@@ -165,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
             print('\nNothing speaks against it.')
         return int(bool(problems))
 
-    return commands.run('verify_checkpoint', command)
+    return arguments.run('verify_checkpoint', command)
 
 
 if __name__ == '__main__':

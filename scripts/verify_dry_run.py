@@ -36,10 +36,12 @@ STEPS = 10
 
 FORECAST = """
 import dataclasses, json, sys
-from vit_jax import compilation_cache, dry_run, main
-config, options = main.parse(['main', *sys.argv[1:]])
+from vit_jax.command_line.recipe import parse
+from vit_jax.forecast import forecast
+from vit_jax.runtime import compilation_cache
+config, options = parse(['main', *sys.argv[1:]])
 compilation_cache.enable(options.compile_cache)
-found = dry_run.forecast(config, options.workdir)
+found = forecast.forecast(config, options.workdir)
 print(json.dumps(dataclasses.asdict(found)))
 """
 RUN = """

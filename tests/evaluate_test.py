@@ -13,8 +13,10 @@ import pytest
 from conftest import make_photos, tiny_config
 from processes import environment
 
-from vit_jax import checkpoint, data, evaluate, models, sharding, train
+from vit_jax import checkpoint, data, evaluate, models, train
 from vit_jax.checkpoint import class_names
+from vit_jax.evaluation import accuracy, judgement
+from vit_jax.runtime import sharding
 
 BATCH = 8
 NUM_CLASSES = 3
@@ -51,7 +53,7 @@ def network():
     params = model.init(jax.random.key(0), images, train=False)['params']
     kernel = jax.random.normal(jax.random.key(1), params['head']['kernel'].shape)
     params = {**params, 'head': {**params['head'], 'kernel': kernel}}
-    return model, params, evaluate.make_eval_step(model)
+    return model, params, accuracy.make_eval_step(model)
 
 
 def plain_loop(network, pictures: Pictures) -> dict[str, float]:
@@ -81,7 +83,7 @@ def judged(network, pictures, num_devices: int, **options) -> dict[str, float]:
     batches = data.eval_batches(
         pictures, batch=BATCH, size=(16, 16), num_threads=2, **options
     )
-    return evaluate.evaluate(step, params, batches, mesh)
+    return accuracy.evaluate(step, params, batches, mesh)
 
 
 @pytest.mark.parametrize('num_devices', [1, 8])
@@ -119,17 +121,17 @@ def test_nothing_that_decodes_is_an_error(network):
     [(512, 1, 1, 1), (512, 1, 8, 8), (512, 9, 8, 16), (8, 100, 1, 8), (9, 100, 8, 16)],
 )
 def test_batch_size(wanted, num_examples, num_devices, size):
-    assert evaluate.batch_size(wanted, num_examples, num_devices) == size
+    assert accuracy.batch_size(wanted, num_examples, num_devices) == size
 
 
 def test_classes_are_matched_by_name():
-    labels = evaluate.label_map(('eel', 'cat'), ['cat', 'dog', 'eel'], 3)
+    labels = judgement.label_map(('eel', 'cat'), ['cat', 'dog', 'eel'], 3)
     assert labels.tolist() == [2, 0]
-    assert evaluate.label_map(('a', 'b'), None, 2).tolist() == [0, 1]
+    assert judgement.label_map(('a', 'b'), None, 2).tolist() == [0, 1]
     with pytest.raises(ValueError, match=r'does not know: gnu\. The model knows cat'):
-        evaluate.label_map(('cat', 'gnu'), ['cat', 'dog', 'eel'], 3)
+        judgement.label_map(('cat', 'gnu'), ['cat', 'dog', 'eel'], 3)
     with pytest.raises(ValueError, match='3 classes without names, the dataset 2'):
-        evaluate.label_map(('a', 'b'), None, 3)
+        judgement.label_map(('a', 'b'), None, 3)
 
 
 @pytest.fixture(scope='module')
@@ -289,10 +291,10 @@ def test_classes_of_imagenet_by_any_name():
     ids = class_names.wordnet_ids(1000)
     everything = np.arange(1000)
     # 'crane' stands twice in the names; in the same order that does not matter.
-    assert np.array_equal(evaluate.label_map(names, names, 1000), everything)
-    assert np.array_equal(evaluate.label_map(ids, names, 1000), everything)
+    assert np.array_equal(judgement.label_map(names, names, 1000), everything)
+    assert np.array_equal(judgement.label_map(ids, names, 1000), everything)
     # A part of the classes, in an order of its own.
     few = (ids[517], ids[134], ids[0])
-    assert evaluate.label_map(few, names, 1000).tolist() == [517, 134, 0]
+    assert judgement.label_map(few, names, 1000).tolist() == [517, 134, 0]
     with pytest.raises(ValueError, match='does not know: n99999999'):
-        evaluate.label_map(('n99999999', ids[0]), names, 1000)
+        judgement.label_map(('n99999999', ids[0]), names, 1000)

@@ -12,8 +12,10 @@ import pytest
 from conftest import tiny_config
 from sklearn.neighbors import KNeighborsClassifier
 
-from vit_jax import data, features, train
-from vit_jax.predictor import PRE_LOGITS, Predictor
+from vit_jax import data, train
+from vit_jax import features as door
+from vit_jax.inference import features
+from vit_jax.inference.predictor import PRE_LOGITS, Predictor
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +38,7 @@ def expected(run, photos):
 
 def written(run, path, *arguments, code: int = 0):
     command = [str(run), '--out', str(path), '--batch', '4', *map(str, arguments)]
-    assert features.main(command) == code
+    assert door.main(command) == code
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     return path
 
@@ -128,7 +130,7 @@ def test_parquet_needs_a_library(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         importlib.util, 'find_spec', lambda m: None if m == 'pyarrow' else real(m)
     )
-    assert features.main([str(run), '--out', str(tmp_path / 'f.parquet')]) == 2
+    assert door.main([str(run), '--out', str(tmp_path / 'f.parquet')]) == 2
     assert 'pip install pyarrow' in capsys.readouterr().err
 
 
@@ -168,7 +170,7 @@ def test_names_of_files_that_are_no_text(run, photos, tmp_path, kind):
         except OSError:
             pytest.skip('file names are text here')
     out = tmp_path / f'f{kind}'
-    assert features.main([str(run), str(folder), '--out', str(out)]) == 0
+    assert door.main([str(run), str(folder), '--out', str(out)]) == 0
     if kind == '.npz':
         with np.load(out) as found:
             told = found['name'].tolist()
@@ -185,7 +187,7 @@ def test_photos_without_labels(run, photos, tmp_path):
     files = [photos / 'test' / 'cat', photos / 'test' / 'dog' / '0.png']
     path = tmp_path / 'f.csv'
     command = [str(run), *map(str, files), '--out', str(path)]
-    assert features.main(command) == 0
+    assert door.main(command) == 0
     found = pd.read_csv(path)
     assert len(found) == 6
     assert (found['label'] == -1).all()
@@ -201,7 +203,7 @@ def test_bfloat16_becomes_float32(run, photos, tmp_path):
 
 
 def test_the_list(run, capsys):
-    assert features.main([str(run), '--list']) == 0
+    assert door.main([str(run), '--list']) == 0
     told = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert told['logits'] == '3'
     assert PRE_LOGITS in told
@@ -212,10 +214,10 @@ def test_what_does_not_decode(run, photos, tmp_path, capsys):
     good = photos / 'test' / 'cat' / '0.png'
     out = tmp_path / 'out' / 'f.npz'
     command = [str(run), str(tmp_path / 'broken.png'), str(good), '--out', str(out)]
-    assert features.main(command) == 2
+    assert door.main(command) == 2
     assert 'broken.png does not decode' in capsys.readouterr().err
     assert list(out.parent.iterdir()) == []  # nothing half-made
-    assert features.main([*command, '--skip_corrupt']) == 1
+    assert door.main([*command, '--skip_corrupt']) == 1
     assert '1 of 2 images do not decode' in capsys.readouterr().err
     with np.load(out) as found:
         assert found['name'].tolist() == [str(good)]
@@ -244,7 +246,7 @@ def test_what_does_not_decode(run, photos, tmp_path, capsys):
 def test_bad_input(run, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     arguments = [a.format(run=run, tmp=tmp_path) for a in arguments]
-    assert features.main(arguments) == 2
+    assert door.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -252,6 +254,6 @@ def test_bad_input(run, tmp_path, monkeypatch, capsys, arguments, message):
 def test_a_folder_of_that_name(run, tmp_path, capsys):
     out = tmp_path / 'f.npz'
     out.mkdir()
-    assert features.main([str(run), '--out', str(out)]) == 2
+    assert door.main([str(run), '--out', str(out)]) == 2
     assert 'is a folder' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [out]

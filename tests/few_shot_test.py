@@ -11,8 +11,10 @@ import pytest
 from conftest import make_photos, tiny_config
 from sklearn.linear_model import Ridge
 
-from vit_jax import data, few_shot, train
-from vit_jax.predictor import PRE_LOGITS, Predictor
+from vit_jax import data, train
+from vit_jax import few_shot as door
+from vit_jax.evaluation import few_shot
+from vit_jax.inference.predictor import PRE_LOGITS, Predictor
 
 
 def blobs(num_classes: int, per_class: int, width: int, seed: int = 0):
@@ -117,7 +119,7 @@ def run(photos, tmp_path_factory):
 def test_a_model_as_by_hand(run, photos, capsys):
     """Through the command; the test split and what is read are the run's."""
     shots = ['--shots', '2', '5', '--resize', '0', '--format', 'json']
-    assert few_shot.main([str(run), *shots]) == 0
+    assert door.main([str(run), *shots]) == 0
     found = json.loads(capsys.readouterr().out)['few_shot']
     predictor = Predictor.load(run)
     dataset = data.open_dataset(str(photos))
@@ -155,7 +157,7 @@ def test_digits_as_ridge(run, tfds, capsys, shots):
     options = ['--shots', str(shots), '--l2_reg', '3', '--format', 'json']
     place = ['--dataset', 'digits', '--tfds_data_dir', str(tfds)]
     command = [str(run), *place, *size, *options]
-    assert few_shot.main(command) == 0
+    assert door.main(command) == 0
     told = json.loads(capsys.readouterr().out)
     assert told['dataset'] == 'digits/1.0.0'
     assert (told['image_size'], told['resize']) == ([32, 32], 36)
@@ -199,16 +201,16 @@ def test_only_what_is_chosen_is_read(run, photos, monkeypatch):
 
 
 def test_other_formats_and_sizes(run, capsys):
-    assert few_shot.main([str(run), '--shots', '1', '--format', 'csv']) == 0
+    assert door.main([str(run), '--shots', '1', '--format', 'csv']) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row['num_train'] == '3'
     assert 0 <= float(row['mean']) <= 1
-    assert few_shot.main([str(run), '--shots', '1', '--size', '32']) == 0
+    assert door.main([str(run), '--shots', '1', '--size', '32']) == 0
     assert capsys.readouterr().out.split()[:4] == ['shots', 'mean', 'std', 'num_train']
 
 
 def test_fewer_examples_than_shots_are_told(run, capsys):
-    assert few_shot.main([str(run), '--shots', '8', '9', '--format', 'json']) == 0
+    assert door.main([str(run), '--shots', '8', '9', '--format', 'json']) == 0
     out, error = capsys.readouterr()
     assert error == (
         'few_shot: fewer than 9 training images, so all of them: cat (8), dog (8), '
@@ -216,7 +218,7 @@ def test_fewer_examples_than_shots_are_told(run, capsys):
     )
     rows = json.loads(out)['few_shot']
     assert [row['fewer'] for row in rows] == [{}, {'cat': 8, 'dog': 8, 'eel': 8}]
-    assert few_shot.main([str(run), '--shots', '9']) == 0
+    assert door.main([str(run), '--shots', '9']) == 0
     assert 'cat (8), dog (8), eel (8)' in capsys.readouterr().err
 
 
@@ -227,10 +229,10 @@ def test_what_does_not_decode(run, tmp_path, capsys):
         pathlib.Path(source[int(place)]['name']).write_bytes(b'no image')
     (tmp_path / 'test' / 'dog' / '0.png').write_bytes(b'no image')
     command = [str(run), '--dataset', str(tmp_path), '--shots', '1', '--seeds', '1']
-    assert few_shot.main(command) == 2
+    assert door.main(command) == 2
     assert '--skip_corrupt leaves such images out' in capsys.readouterr().err
     command += ['--skip_corrupt', '--format', 'json']
-    assert few_shot.main(command) == 1
+    assert door.main(command) == 1
     out, error = capsys.readouterr()
     assert '3 images do not decode' in error
     (row,) = json.loads(out)['few_shot']
@@ -243,7 +245,7 @@ def test_a_class_none_of_which_decodes(run, tmp_path, capsys):
     for path in (tmp_path / 'train' / 'eel').iterdir():
         path.write_bytes(b'no image')
     command = [str(run), '--dataset', str(tmp_path), '--shots', '1', '--skip_corrupt']
-    assert few_shot.main(command) == 2
+    assert door.main(command) == 2
     assert 'of the classes eel' in capsys.readouterr().err
 
 
@@ -286,7 +288,7 @@ def test_bad_input(run, tmp_path, capsys, arguments, message):
     places = {'run': run, 'one': tmp_path / 'one'}
     make_photos(places['one'], classes=('cat',), train=2, test=1)
     arguments = [argument.format(**places) for argument in arguments]
-    assert few_shot.main(arguments) == 2
+    assert door.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith('few_shot: ')
     assert message in error

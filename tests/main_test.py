@@ -6,6 +6,7 @@ import pytest
 
 from vit_jax import config as config_lib
 from vit_jax import main
+from vit_jax.command_line import recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
@@ -21,7 +22,7 @@ RECIPES = {
 
 
 def parse(*arguments):
-    return main.parse(['main', '--workdir=runs/x', *arguments])[0]
+    return recipe.parse(['main', '--workdir=runs/x', *arguments])[0]
 
 
 def test_every_recipe_is_listed_here():
@@ -166,7 +167,7 @@ def test_slips_are_answered_in_one_line(arguments, message):
 
 def test_no_workdir():
     with pytest.raises(ValueError, match='--workdir is missing'):
-        main.parse(['main', '--config=quickstart.py'])
+        recipe.parse(['main', '--config=quickstart.py'])
 
 
 @pytest.mark.parametrize('key', sorted(config_lib.GONE))

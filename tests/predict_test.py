@@ -22,10 +22,10 @@ from processes import environment
 
 from vit_jax import checkpoint, data, evaluate, models
 from vit_jax.checkpoint import ModelCard
-from vit_jax.data import photos as photos_lib
-from vit_jax.data.photos import Photos
+from vit_jax.data.datasets import photos as photos_lib
+from vit_jax.data.datasets.photos import Photos
+from vit_jax.inference.predictor import Predictor
 from vit_jax.predict import main
-from vit_jax.predictor import Predictor
 
 CLASSES = ['cat', 'dog', 'eel']
 

@@ -18,18 +18,12 @@ from ml_collections.config_dict import placeholder
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from vit_jax import (
-    checkpoint,
-    config,
-    data,
-    evaluate,
-    few_shot,
-    metrics,
-    train,
-    train_step,
-)
-from vit_jax.checkpoint.train_state import TrainCheckpoints
-from vit_jax.predictor import Predictor
+from vit_jax import checkpoint, config, data, evaluate, train
+from vit_jax.evaluation import few_shot
+from vit_jax.files import run_record
+from vit_jax.inference.predictor import Predictor
+from vit_jax.training import loop
+from vit_jax.training.checkpoints import TrainCheckpoints
 
 
 def flat(params):
@@ -48,7 +42,7 @@ def records(run):
     times = ('time', 'images_per_second', 'data_wait')
     return [
         {key: value for key, value in record.items() if key not in times}
-        for record in metrics.read(run / 'metrics.jsonl')
+        for record in run_record.read(run / 'metrics.jsonl')
     ]
 
 
@@ -155,7 +149,7 @@ def test_a_run_that_fails_and_goes_on_ends_with_the_same_bits(
             if step == die_at:
                 raise DiedError
 
-    training_steps = train_step.training_steps
+    training_steps = loop.training_steps
     with monkeypatch.context() as patch:
         patch.setattr(train, 'training_steps', dying)
         with pytest.raises(DiedError):
@@ -207,7 +201,7 @@ def test_how_keys_may_change_and_blocks_may_be_stacked(
             if step == 2:
                 raise KeyboardInterrupt
 
-    training_steps = train_step.training_steps
+    training_steps = loop.training_steps
     with monkeypatch.context() as patch:
         patch.setattr(train, 'training_steps', two)
         with pytest.raises(KeyboardInterrupt):
@@ -579,7 +573,7 @@ def test_fine_tuning_folders_of_weights(photos, tmp_path):
 def test_few_shot_on_the_way(photos, tmp_path):
     config = tiny_config(photos, **{'few_shot.every': 2, 'few_shot.shots': (1, 4)})
     train.train_and_evaluate(config, tmp_path / 'run')
-    records = metrics.read(tmp_path / 'run' / 'metrics.jsonl')
+    records = run_record.read(tmp_path / 'run' / 'metrics.jsonl')
     told = {r['step']: r['few_shot_4_accuracy'] for r in records if r['step'] % 2 == 0}
     assert set(told) == {2, 4}
     assert 'few_shot_1_accuracy' not in records[0]
@@ -598,7 +592,7 @@ def test_few_shot_of_parameters_as_they_lie(photos, tmp_path, settings):
     few = {'few_shot.every': 4, 'few_shot.dataset': str(photos)}
     train.train_and_evaluate(tiny_config(photos, **few), tmp_path / 'a')
     train.train_and_evaluate(tiny_config(photos, **few, **settings), tmp_path / 'b')
-    a, b = (metrics.read(tmp_path / name / 'metrics.jsonl')[-1] for name in 'ab')
+    a, b = (run_record.read(tmp_path / name / 'metrics.jsonl')[-1] for name in 'ab')
     assert {name for name in a if 'few_shot' in name} == {
         f'few_shot_{n}_accuracy' for n in (1, 5, 10, 25)
     }

@@ -40,7 +40,7 @@ from typing import Any
 # Name -> where it is. Imported when asked for, so that `import vit_jax` is fast and
 # `vit_jax.models` needs nothing that only training needs.
 _LAZY = {
-    'Predictor': ('vit_jax.predictor', 'Predictor'),
+    'Predictor': ('vit_jax.inference.predictor', 'Predictor'),
     'finetune': ('vit_jax.fine_tuning', 'finetune'),
     'get_model': ('vit_jax.models', 'get_model'),
     'load': ('vit_jax.checkpoint', 'load_model'),

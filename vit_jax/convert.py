@@ -17,9 +17,11 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
-from vit_jax import commands
-from vit_jax.checkpoint import hub_card, model, npz, readers
+from vit_jax.checkpoint import model, readers
+from vit_jax.checkpoint.formats import npz
+from vit_jax.checkpoint.ports import repository as hub_card
 from vit_jax.checkpoint.weights import Weights
+from vit_jax.command_line import arguments
 
 FORMATS = ('npz', 'timm', 'huggingface')
 
@@ -149,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         print(path)
         return 0
 
-    return commands.run('convert', command)
+    return arguments.run('convert', command)
 
 
 if __name__ == '__main__':

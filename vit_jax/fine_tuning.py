@@ -12,7 +12,7 @@ from vit_jax import config as config_lib
 from vit_jax import models
 
 if TYPE_CHECKING:
-    from vit_jax.predictor import Predictor
+    from vit_jax.inference.predictor import Predictor
 
 log = logging.getLogger('vit_jax')
 
@@ -48,7 +48,7 @@ def finetune(
     """
     _tell_progress()  # first: libraries of training give the program a handler
     from vit_jax import train
-    from vit_jax.predictor import Predictor
+    from vit_jax.inference.predictor import Predictor
 
     recipe = _recipe(os.fspath(dataset), os.fspath(model), pretrained)
     _set(recipe, config or {})

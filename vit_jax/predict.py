@@ -17,7 +17,6 @@ Classes without names are called by their numbers.
 import argparse
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -26,11 +25,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from vit_jax import commands
+from vit_jax.command_line import arguments
+from vit_jax.inference.answers import Answer, answers
 
-if TYPE_CHECKING:  # so that --help answers at once
-    from vit_jax.data.photos import Photos
-    from vit_jax.predictor import Predictor
+if TYPE_CHECKING:
+    from vit_jax.data.datasets.photos import Photos
 
 _STDIN = '-'
 # The format that the ending of --out stands for.
@@ -51,14 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands.add_checkpoint(parser)
+    arguments.add_checkpoint(parser)
     parser.add_argument('photos', metavar='PHOTO', nargs='*', help='see below')
     parser.add_argument(
         '--files_from', metavar='FILE',
         help='take more photos from a text file, one in each line; - is standard input',
     )  # fmt: skip
     parser.add_argument(
-        '--top_k', metavar='K', type=commands.positive, default=5,
+        '--top_k', metavar='K', type=arguments.positive, default=5,
         help='how many classes of each photo, at most (5)',
     )  # fmt: skip
     parser.add_argument(
@@ -67,13 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument('--out', metavar='FILE', help='default: standard output')
     parser.add_argument(
-        '--batch', type=commands.positive, default=64, help='photos at once (64)'
+        '--batch', type=arguments.positive, default=64, help='photos at once (64)'
     )
     parser.add_argument(
         '--num_workers', type=int, default=0, help='processes that read; 0: threads'
     )
     args = parser.parse_intermixed_args(argv)
-    return commands.run('predict', lambda: predict(args))
+    return arguments.run('predict', lambda: predict(args))
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -85,10 +84,10 @@ def predict(args: argparse.Namespace) -> int:
     """
     import tqdm
 
-    reference = commands.checkpoint_of(args, args.photos)
+    reference = arguments.checkpoint_of(args, args.photos)
     photos = _photos(args)  # what is not there is told before the model is loaded
 
-    from vit_jax.predictor import Predictor
+    from vit_jax.inference.predictor import Predictor
 
     predictor = Predictor.load(reference, best=args.best)
     if not predictor.model.num_classes:
@@ -145,118 +144,9 @@ def predict(args: argparse.Namespace) -> int:
     return int(broken > 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Class:
-    """One class that may be on a photo.
-
-    Attributes:
-        name: of the class; its number, where classes have no names.
-        index: its number.
-        probability: that the model gives to it.
-    """
-
-    name: str
-    index: int
-    probability: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a model says of one photo.
-
-    Attributes:
-        name: the photo's.
-        classes: the likeliest ones, the likeliest first.
-        reason: why there are none, or empty.
-    """
-
-    name: str
-    classes: Sequence[Class] = ()
-    reason: str = ''
-
-
-def answers(
-    predictor: 'Predictor',
-    photos: 'Photos',
-    *,
-    top_k: int = 5,
-    batch: int = 64,
-    num_workers: int = 0,
-) -> Iterator[Answer]:
-    """Yields what a model says of photos, one after another, in their order.
-
-    Classes are ordered by the logits, so that the first one is that of evaluation: the
-    probabilities of two classes may round to the same number.
-
-    Args:
-        predictor: the model.
-        photos: the photos.
-        top_k: how many classes of each, at most.
-        batch: photos at once.
-        num_workers: as in `data.eval_batches`.
-
-    Yields:
-        An answer for every photo. One that cannot be read has a reason for it.
-
-    Raises:
-        ValueError: the model has no head, or gives what is no number.
-    """
-    import numpy as np
-
-    from vit_jax.predictor import top
-
-    names = predictor.card.class_names
-
-    def broken(start: int, stop: int) -> Iterator[Answer]:
-        for i in range(start, stop):
-            yield Answer(photos.names[i], reason=_why(predictor, photos, i))
-
-    done = 0
-    for found in predictor.outputs(
-        photos,
-        ('logits', 'probabilities'),
-        batch=batch,
-        num_workers=num_workers,
-        skip_corrupt=True,
-    ):
-        columns = (found[key] for key in ('index', 'logits', 'probabilities'))
-        for index, logits, probabilities in zip(*columns, strict=True):
-            yield from broken(done, int(index))
-            done = int(index) + 1
-            name = photos.names[index]
-            if not np.isfinite(probabilities).all():
-                raise ValueError(
-                    f'{name}: what the model gives is no number: its parameters are '
-                    'damaged, or training has diverged'
-                )
-            order = [int(i) for i, _ in top(logits, None, top_k)]
-            classes = [
-                Class(names[i] if names else str(i), i, float(probabilities[i]))
-                for i in order
-            ]
-            yield Answer(name, classes)
-    yield from broken(done, len(photos))
-
-
-def _why(predictor: 'Predictor', photos: 'Photos', index: int) -> str:
-    """Returns why a photo was left out, by reading it once more."""
-    from vit_jax import checkpoint, data
-
-    try:
-        example = photos[index]
-        channels = checkpoint.num_channels(predictor.params)
-        data.pixels(example['image'], example['name'], channels)
-        # It decodes. The rest of the way takes ten times as long.
-        for _ in predictor.outputs(data.Picked(photos, [index]), ('logits',)):
-            pass
-    except data.UndecodableImage as error:
-        return error.reason
-    return 'it could not be read when its turn came, but can be now'
-
-
 def _photos(args: argparse.Namespace) -> 'Photos':
     """Returns the photos that the command line names."""
-    from vit_jax.data.photos import Photos
+    from vit_jax.data.datasets.photos import Photos
 
     paths, contents = list(args.photos), {}
     if args.files_from is not None:

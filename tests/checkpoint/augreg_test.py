@@ -4,9 +4,11 @@ import itertools
 import pytest
 import web
 
-from vit_jax import checkpoint, main, models
-from vit_jax.checkpoint import augreg, fetch
-from vit_jax.models.published import PUBLISHED
+from vit_jax import checkpoint, models
+from vit_jax.checkpoint import augreg
+from vit_jax.command_line import recipe
+from vit_jax.files import fetch
+from vit_jax.models.zoo.google_files import PUBLISHED
 
 B16 = 'B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0'
 COLUMNS = (
@@ -123,19 +125,21 @@ def test_an_index_that_is_none(tmp_path, caplog):
 def test_recipe_takes_the_index_of_the_folder(tmp_path):
     write_index(tmp_path)
     command = ['main', '--workdir=x', '--config=augreg.py:B_16']
-    config, _ = main.parse([*command, f'--config.pretrained_dir={tmp_path}'])
+    config, _ = recipe.parse([*command, f'--config.pretrained_dir={tmp_path}'])
     assert config.pretrained == f'{tmp_path}/{BEST}.npz'
-    config, _ = main.parse(command)
+    config, _ = recipe.parse(command)
     assert config.pretrained == f'./{B16}.npz'
 
 
 def test_recipe_checks_whole_names():
     name = f'{B16}--imagenet2012-steps_20k-lr_0.03-res_384.npz'
     command = ['main', '--workdir=x']
-    config, _ = main.parse([*command, f'--config=augreg.py:{name}'])
+    config, _ = recipe.parse([*command, f'--config=augreg.py:{name}'])
     assert config.pretrained == f'./{name}'
     with pytest.raises(ValueError, match='no augmentation'):
-        main.parse([*command, f'--config=augreg.py:{name.replace("medium1", "huge")}'])
+        recipe.parse(
+            [*command, f'--config=augreg.py:{name.replace("medium1", "huge")}']
+        )
 
 
 def test_index_as_a_table(tmp_path, monkeypatch):

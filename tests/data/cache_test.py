@@ -21,8 +21,12 @@ from PIL import Image
 from pipeline_test import TRAIN, Pictures, assert_equal, take
 
 from vit_jax import config as config_lib
-from vit_jax import data, main, train, train_step
-from vit_jax.data import cache, folder, ops, pipeline
+from vit_jax import data, main, train
+from vit_jax.command_line import recipe as recipe_lib
+from vit_jax.data import cache, pipeline
+from vit_jax.data.datasets import folder
+from vit_jax.data.images import ops
+from vit_jax.training import loop
 
 SCALED = {'corrupt': frozenset({3, 4, 11})}
 
@@ -417,7 +421,7 @@ class TestRuns:
             pass
 
         def killed(step_fn, state, batches, start, stop):
-            for step, *rest in train_step.training_steps(
+            for step, *rest in loop.training_steps(
                 step_fn, state, batches, start, stop
             ):
                 yield step, *rest
@@ -428,7 +432,7 @@ class TestRuns:
             mock.patch.object(train, 'training_steps', killed),
             pytest.raises(KilledError),
         ):
-            train.train_and_evaluate(main.load_recipe(str(recipe)), run)
+            train.train_and_evaluate(recipe_lib.load_recipe(str(recipe)), run)
         run_main(recipe, run, where)
         assert [*tmp_path.glob('c/*.images')]
         processes.assert_same_bits(run / 'model.npz', without / 'model.npz')

@@ -11,8 +11,12 @@ from conftest import make_photos, tiny_config
 from pipeline_test import Pictures, take
 
 from vit_jax import config as config_lib
-from vit_jax import data, main, sharding, train, train_step
-from vit_jax.data import on_device, ops, pipeline
+from vit_jax import data, main, train
+from vit_jax.command_line import recipe as recipe_lib
+from vit_jax.data import on_device, pipeline
+from vit_jax.data.images import ops
+from vit_jax.runtime import sharding
+from vit_jax.training import loop
 
 
 class Same(Pictures):
@@ -248,15 +252,13 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bits(recipe, on, tmp_path):
         pass
 
     def killed(step_fn, state, batches, start, stop):
-        for step, *rest in train_step.training_steps(
-            step_fn, state, batches, start, stop
-        ):
+        for step, *rest in loop.training_steps(step_fn, state, batches, start, stop):
             yield step, *rest
             if step == 3:
                 raise KilledError
 
     run = tmp_path / 'run'
-    config = main.load_recipe(str(recipe))
+    config = recipe_lib.load_recipe(str(recipe))
     config.cache.on_device = True
     with mock.patch.object(train, 'training_steps', killed), pytest.raises(KilledError):
         train.train_and_evaluate(config, run)

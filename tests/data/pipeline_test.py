@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import ops, pipeline
+from vit_jax.data import pipeline
+from vit_jax.data.images import ops
 
 
 @dataclasses.dataclass(frozen=True)

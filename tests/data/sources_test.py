@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from vit_jax.data import sources
+from vit_jax.data import open, sources
 
 
 class CountingReader:
@@ -96,16 +96,16 @@ def test_folders_and_manifests_go_to_their_adapter(tmp_path, monkeypatch, datase
 
         return open_it
 
-    folder = types.ModuleType('vit_jax.data.folder')
+    folder = types.ModuleType('vit_jax.data.datasets.folder')
     folder.open_folder = opener('folder')
     folder.open_manifest = opener('manifest')
-    monkeypatch.setitem(sys.modules, 'vit_jax.data.folder', folder)
-    monkeypatch.setattr('vit_jax.data.folder', folder, raising=False)
+    monkeypatch.setitem(sys.modules, 'vit_jax.data.datasets.folder', folder)
+    monkeypatch.setattr('vit_jax.data.datasets.folder', folder, raising=False)
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'photos').mkdir()
-    sources.open_dataset(str(tmp_path / 'photos'), holdout=0.2)
-    sources.open_dataset('~/photos')
-    sources.open_dataset(f'{tmp_path}/list.CSV', holdout=0.3)
+    open.open_dataset(str(tmp_path / 'photos'), holdout=0.2)
+    open.open_dataset('~/photos')
+    open.open_dataset(f'{tmp_path}/list.CSV', holdout=0.3)
     assert opened == [
         ('folder', tmp_path / 'photos', 0.2),
         ('folder', tmp_path / 'photos', 0.1),
@@ -149,6 +149,6 @@ def test_picked_examples():
 
 
 def test_a_folder_by_its_path(photos):
-    assert sources.open_dataset(photos).splits == sources.open_dataset(
+    assert open.open_dataset(photos).splits == open.open_dataset(
         str(photos)
     ).splits  # fmt: skip

@@ -8,8 +8,9 @@ import pytest
 from conftest import tiny_config
 from PIL import Image
 
-from vit_jax import data, judgement, train
-from vit_jax.predictor import Predictor
+from vit_jax import data, train
+from vit_jax.evaluation import judgement
+from vit_jax.inference.predictor import Predictor
 from vit_jax.visualize import drawing, image_grid, judged
 
 

@@ -6,8 +6,8 @@ from tiny_models import GRID, IMAGE_SIZE, MIXER, make_album, make_predictor
 
 from vit_jax import data, models
 from vit_jax.checkpoint import ModelCard
-from vit_jax.data.photos import Photos
-from vit_jax.predictor import Predictor
+from vit_jax.data.datasets.photos import Photos
+from vit_jax.inference.predictor import Predictor
 from vit_jax.visualize import attention_maps, views
 
 BLOCK = 'Transformer/encoderblock_{}'

@@ -7,15 +7,16 @@
 - `checkpoint.train_state` (imported on its own): a training run's whole state.
 """
 
-from vit_jax.checkpoint import augreg, fetch, readers
+from vit_jax.checkpoint import augreg, readers
 from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
 from vit_jax.checkpoint.augreg import get_augreg_df
 from vit_jax.checkpoint.card import ModelCard, find_card
+from vit_jax.checkpoint.formats.npz import save
 from vit_jax.checkpoint.model import card_of, load_model, num_channels
-from vit_jax.checkpoint.npz import save
 from vit_jax.checkpoint.pretrained import load_pretrained
 from vit_jax.checkpoint.readers import load, open
 from vit_jax.checkpoint.weights import Weights
+from vit_jax.files import fetch
 
 __all__ = [
     'ModelCard',

@@ -18,7 +18,7 @@ from typing import Any
 
 from vit_jax import models
 from vit_jax.checkpoint import class_names as imagenet
-from vit_jax.checkpoint import fetch
+from vit_jax.files import fetch
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.checkpoint import atomic
+from vit_jax.files import atomic
 
 Number = int | float
 

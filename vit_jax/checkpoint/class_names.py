@@ -4,7 +4,7 @@ import functools
 import importlib.resources
 from collections.abc import Sequence
 
-from vit_jax.models.published import I1K, I21K
+from vit_jax.models.zoo.google_files import I1K, I21K
 
 _FILES = {I1K: 'imagenet1k.txt', I21K: 'imagenet21k.txt'}
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from flax import traverse_util
 
-from vit_jax.checkpoint import fetch, hub_card, npz, original
+from vit_jax.checkpoint.formats import npz, original
+from vit_jax.checkpoint.ports import repository as hub_card
 from vit_jax.checkpoint.weights import Weights
+from vit_jax.files import fetch
 
 
 def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:

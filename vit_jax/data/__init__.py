@@ -1,12 +1,12 @@
 """Pixels and labels: where examples come from and how batches are made of them.
 
-sources.py   one protocol for all datasets, open_dataset()
+open.py      open_dataset(): any dataset by its name; datasets/ holds the kinds
+sources.py   one protocol for all datasets
 splits.py    split strings such as 'train[:98%]'
-ops.py       decode, crop, flip, resize, value range
+images/      decode, crop, flip, resize, value range
 pipeline.py  train_batches(), eval_batches()
 cache.py     cached(): images decoded once
 workers.py   the life of worker processes
-folder.py    folders of images and CSV manifests
 
 Nothing is imported before it is used: Grain alone takes a second and defines absl
 flags.
@@ -19,17 +19,23 @@ _HOMES = {
     'Example': 'sources',
     'Picked': 'sources',
     'Source': 'sources',
-    'UndecodableImage': 'ops',
+    'UndecodableImage': 'images.ops',
     'cached': 'cache',
-    'decode': 'ops',
+    'decode': 'images.ops',
     'eval_batches': 'pipeline',
-    'open_dataset': 'sources',
-    'open_folder': 'folder',
-    'open_manifest': 'folder',
-    'pixels': 'ops',
+    'open_dataset': 'open',
+    'open_folder': 'datasets.folder',
+    'open_manifest': 'datasets.folder',
+    'pixels': 'images.ops',
     'train_batches': 'pipeline',
 }
-_MODULES = ('folder', 'ops', 'pipeline', 'sources', 'splits')
+_MODULES = {
+    'folder': 'datasets.folder',
+    'ops': 'images.ops',
+    'pipeline': 'pipeline',
+    'sources': 'sources',
+    'splits': 'splits',
+}
 
 __all__ = sorted([*_HOMES, *_MODULES])
 
@@ -39,7 +45,7 @@ def __getattr__(name: str):
         module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
         return getattr(module, name)
     if name in _MODULES:
-        return importlib.import_module(f'{__name__}.{name}')
+        return importlib.import_module(f'{__name__}.{_MODULES[name]}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

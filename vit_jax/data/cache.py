@@ -33,7 +33,8 @@ import filelock
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.data import ops, pipeline, sources
+from vit_jax.data import pipeline, sources
+from vit_jax.data.images import ops
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int, Int32, Int64, UInt8
 
-from vit_jax.data import cache, ops, pipeline, sources, workers
+from vit_jax.data import cache, pipeline, sources, workers
+from vit_jax.data.images import ops
 
 # Images that a device cuts at a time: before they are rounded they take four times the
 # memory of a batch.

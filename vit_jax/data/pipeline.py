@@ -24,7 +24,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, Int64, UInt8
 
-from vit_jax.data import jpeg, ops, sources, workers
+from vit_jax.data import sources, workers
+from vit_jax.data.images import jpeg, ops
 
 # Grain's datasets have a length; training goes on for longer than any run.
 _STEPS = 1 << 40

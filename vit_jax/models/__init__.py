@@ -5,11 +5,10 @@ from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.mixer import MlpMixer
 from vit_jax.models.stacking import stack, unstack
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.models.zoo import (
+from vit_jax.models.zoo.google import AUGREG_NAMES, SHORT_NAMES
+from vit_jax.models.zoo.registry import (
     AUGREG_CONFIGS,
-    AUGREG_NAMES,
     MODEL_CONFIGS,
-    SHORT_NAMES,
     from_config,
     get_config,
     get_model,

@@ -8,8 +8,9 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models import zoo
-from vit_jax.models.published import PUBLISHED
+from vit_jax.models.zoo import google
+from vit_jax.models.zoo import registry as zoo
+from vit_jax.models.zoo.google_files import PUBLISHED
 
 COLUMNS = ('model', 'parameters', 'file', 'classes', 'pixels', 'twins', 'top-1')
 
@@ -18,7 +19,7 @@ def rows(pattern: str = '*') -> list[dict]:
     """Returns one row per published file whose model, path or twin matches."""
     found = []
     for row in PUBLISHED:
-        names = (row.model, zoo.short_name(row.model), row.path, *row.twins)
+        names = (row.model, google.short_name(row.model), row.path, *row.twins)
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             continue
         found.append(

@@ -12,7 +12,7 @@ import pathlib
 import sys
 from typing import Any
 
-from vit_jax import commands
+from vit_jax.command_line import arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,12 +26,12 @@ def main(argv: list[str] | None = None) -> int:
         description=summary.partition(': ')[2],
         epilog=details,
     )
-    commands.add_checkpoint(parser)
+    arguments.add_checkpoint(parser)
     parser.add_argument('--out', metavar='FILE', help='default: RUN_DIR/report.html')
-    commands.add_dataset(parser)
-    commands.add_batches(parser)
+    arguments.add_dataset(parser)
+    arguments.add_batches(parser)
     args = parser.parse_args(argv)
-    return commands.run('report', lambda: write(args))
+    return arguments.run('report', lambda: write(args))
 
 
 def write(args: argparse.Namespace) -> int:
@@ -40,15 +40,15 @@ def write(args: argparse.Namespace) -> int:
     Raises:
         ValueError: it is no run directory, or a library is missing.
     """
-    from vit_jax.data import sources
+    from vit_jax.runtime import extras
 
     for library in ('matplotlib', 'jinja2'):  # before any work
-        sources.require(library, purpose='a report', install="'vit_jax[plot]'")
+        extras.require(library, purpose='a report', install="'vit_jax[plot]'")
 
-    from vit_jax.checkpoint import atomic
+    from vit_jax.files import atomic
     from vit_jax.report import contents
 
-    run_dir = pathlib.Path(commands.checkpoint_of(args)).expanduser()
+    run_dir = pathlib.Path(arguments.checkpoint_of(args)).expanduser()
     values = contents.run_part(run_dir)
     code = 0
     if values['finished']:
@@ -66,7 +66,7 @@ def render(values: dict[str, Any]) -> str:
     """Returns the page that shows these values; see `contents`."""
     import jinja2
 
-    from vit_jax import summary
+    from vit_jax.models import shape_table
 
     environment = jinja2.Environment(
         autoescape=True,
@@ -74,7 +74,7 @@ def render(values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters['count'] = summary.count
+    environment.filters['count'] = shape_table.count
     environment.filters['number'] = _number
     environment.filters['percent'] = _percent
     text = (importlib.resources.files('vit_jax.report') / 'page.html').read_text()
@@ -83,15 +83,14 @@ def render(values: dict[str, Any]) -> str:
 
 def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """Returns what a finished run shows besides its directory, and the exit code."""
-    from vit_jax import evaluate
-    from vit_jax.predictor import Predictor
+    from vit_jax.inference.predictor import Predictor
     from vit_jax.report import contents
 
-    predictor = Predictor.load(commands.checkpoint_of(args), best=args.best)
+    predictor = Predictor.load(arguments.checkpoint_of(args), best=args.best)
     values = {'which': 'best' if args.best else 'last'}
     values |= contents.model_part(predictor)
     try:
-        asked, judgement = evaluate.judge(args, predictor)
+        asked, judgement = arguments.judgement_of(args, predictor)
     except (ValueError, OSError) as error:
         # The data may be gone; the rest of the report is still worth having.
         if args.dataset or args.split:

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vit_jax import config as config_lib
-from vit_jax import data, shapes, summary
+from vit_jax import data
 from vit_jax.checkpoint import num_channels
-from vit_jax.judgement import Judgement
-from vit_jax.predictor import Predictor
+from vit_jax.evaluation.judgement import Judgement
+from vit_jax.inference.predictor import Predictor
+from vit_jax.models import shape_table, shape_trace
 from vit_jax.visualize import curves as curves_lib
 from vit_jax.visualize import drawing, figures, judged, views
 
@@ -88,7 +89,9 @@ def run_part(run_dir: pathlib.Path) -> dict[str, Any]:
 def model_part(predictor: Predictor) -> dict[str, Any]:
     """Returns what the parameters show, and what happens to an image."""
     params, card = predictor.params, predictor.card
-    traced = shapes.summarize(predictor.model, card.image_size, num_channels(params))
+    traced = shape_trace.summarize(
+        predictor.model, card.image_size, num_channels(params)
+    )
     pictures = [('Filters', drawing.svg(figures.filters(views.filters(params, card)),
                                         'filters'))]  # fmt: skip
     try:
@@ -101,7 +104,7 @@ def model_part(predictor: Predictor) -> dict[str, Any]:
         'num_classes': card.num_classes,
         'num_parameters': traced.parameters,
         'flops': traced.flops,
-        'trace': summary.render(traced.folded()),
+        'trace': shape_table.render(traced.folded()),
         'learned': pictures,
     }
 

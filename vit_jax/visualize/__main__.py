@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import commands
+from vit_jax.command_line import arguments
 
 # In one figure of attention rollout.
 _PER_FIGURE = 8
@@ -32,20 +32,20 @@ def main(argv: list[str] | None = None) -> int:
         description=summary.partition(': ')[2],
         epilog=details,
     )
-    commands.add_checkpoint(parser)
+    arguments.add_checkpoint(parser)
     parser.add_argument(
         'photos', metavar='PHOTO', nargs='*', help='files, folders, patterns, addresses'
     )
     parser.add_argument('--out', required=True, help='the folder that is written to')
     parser.add_argument('--dataset', help='as in evaluate, instead of photos')
     parser.add_argument('--split', help='of the dataset; default: its test split')
-    parser.add_argument('--num_images', type=commands.positive, default=128,
+    parser.add_argument('--num_images', type=arguments.positive, default=128,
         help='of a dataset, that attention distance is the mean of (128)')  # fmt: skip
-    parser.add_argument('--num_rollouts', type=commands.positive, default=8,
+    parser.add_argument('--num_rollouts', type=arguments.positive, default=8,
         help='of a dataset, that attention rollout is shown over (8)')  # fmt: skip
-    parser.add_argument('--batch', type=commands.positive, default=32)
+    parser.add_argument('--batch', type=arguments.positive, default=32)
     args = parser.parse_intermixed_args(argv)
-    return commands.run('visualize', lambda: visualize(args))
+    return arguments.run('visualize', lambda: visualize(args))
 
 
 def visualize(args: argparse.Namespace) -> int:
@@ -55,15 +55,15 @@ def visualize(args: argparse.Namespace) -> int:
         ValueError: the model cannot be loaded, an image is not found, matplotlib is
             not installed.
     """
-    from vit_jax.data import sources
+    from vit_jax.runtime import extras
 
     # Before any work.
-    sources.require('matplotlib', purpose='visualize', install="'vit_jax[plot]'")
-    reference = commands.checkpoint_of(args, args.photos)
+    extras.require('matplotlib', purpose='visualize', install="'vit_jax[plot]'")
+    reference = arguments.checkpoint_of(args, args.photos)
     if args.photos and args.dataset:
         raise ValueError('both photos and --dataset are named: leave one out')
 
-    from vit_jax.predictor import Predictor
+    from vit_jax.inference.predictor import Predictor
     from vit_jax.visualize import figures, views
 
     out = _Folder(pathlib.Path(args.out).expanduser())
@@ -163,7 +163,7 @@ def _curves(run_dir: pathlib.Path, out: '_Folder') -> None:
 def _images(args: argparse.Namespace, card: Any) -> tuple[Any, str]:
     """Returns the images for attention, or None and why there are none."""
     from vit_jax import data
-    from vit_jax.data.photos import Photos
+    from vit_jax.data.datasets.photos import Photos
 
     if args.photos:
         return Photos(args.photos), ''

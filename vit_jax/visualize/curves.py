@@ -55,9 +55,9 @@ def read(run_dir: pathlib.Path) -> dict[str, Curve]:
     Raises:
         ValueError: there is no metrics.jsonl, or nothing in it.
     """
-    from vit_jax import metrics
+    from vit_jax.files import run_record
 
     path = run_dir / 'metrics.jsonl'
-    if found := curves(metrics.read(path)):
+    if found := curves(run_record.read(path)):
         return found
     raise ValueError(f'{path} {"holds no metrics" if path.exists() else "is missing"}')

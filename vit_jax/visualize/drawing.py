@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.data import sources
+from vit_jax.runtime import extras
 
 Figure = Any  # matplotlib.figure.Figure, which is imported when a figure is drawn
 
@@ -54,7 +54,7 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    sources.require('matplotlib', purpose='drawing', install="'vit_jax[plot]'")
+    extras.require('matplotlib', purpose='drawing', install="'vit_jax[plot]'")
     import matplotlib
     from matplotlib import font_manager
     from matplotlib.figure import Figure as NewFigure

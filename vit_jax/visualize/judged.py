@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.judgement import Judgement
-from vit_jax.predictor import Predictor
+from vit_jax.evaluation.judgement import Judgement
+from vit_jax.inference.predictor import Predictor
 from vit_jax.visualize import image_grid, views
 from vit_jax.visualize.drawing import (
     LINES,

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, UInt8
 
 from vit_jax import data, models
 from vit_jax.checkpoint import ModelCard, adapt
+from vit_jax.inference.predictor import Predictor
 from vit_jax.models import resnet
-from vit_jax.predictor import Predictor
 from vit_jax.visualize import attention_maps
 from vit_jax.visualize import filters as filters_lib
 from vit_jax.visualize import positions as positions_lib

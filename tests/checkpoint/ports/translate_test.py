@@ -1,0 +1,171 @@
+"""Weights with the names of timm and of transformers, read and written."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from flax import traverse_util
+
+from vit_jax import models
+from vit_jax.checkpoint import architecture
+from vit_jax.checkpoint.formats import npz, safetensors
+from vit_jax.checkpoint.ports import translate as ports
+from vit_jax.checkpoint.weights import TreeWeights
+
+TIMM = GOLDEN / 'timm_vit.safetensors'
+HF = GOLDEN / 'hf_vit'
+
+
+def tree(weights):
+    return traverse_util.unflatten_dict(dict(weights), sep='/')
+
+
+def golden_params(golden, name):
+    arrays = golden(f'{name}.npz')
+    params = {k[7:]: x for k, x in arrays.items() if k.startswith('params/')}
+    params = dict(zip(npz.translate(params), params.values(), strict=True))
+    return {k: x.squeeze() if '/gn' in k or k[:3] == 'gn_' else x
+            for k, x in params.items()}  # fmt: skip
+
+
+def logits(weights, images, **numerics):
+    shapes = {name: weights.shape(name) for name in weights}
+    config = architecture.config_of_weights(shapes)
+    model = models.from_config(
+        config, num_classes=shapes['head/bias'][0], dtype='float32', **numerics
+    )
+    return model.apply({'params': tree(weights)}, images)
+
+
+@pytest.mark.parametrize(
+    ('path', 'io', 'epsilon'),
+    [(TIMM, 'timm_vit_io.npz', 1e-6), (HF, 'hf_vit/io.npz', 1e-12)],
+)
+def test_equals_the_library(golden, path, io, epsilon):
+    weights = ports.PortWeights(path, num_heads=3)
+    arrays = golden(io)
+    expected = arrays['outputs/logits']
+    found = logits(weights, arrays['inputs/images'], gelu='exact', norm_epsilon=epsilon)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    # The form of GELU is a difference that would be seen.
+    other = logits(weights, arrays['inputs/images'], gelu='tanh', norm_epsilon=epsilon)
+    assert np.abs(other - expected).max() > 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ('name', 'family'),
+    [
+        ('vit_token', 'timm ViT'),
+        ('vit_token_rep', 'timm ViT'),
+        ('vit_tiny_legacy', 'timm ViT'),
+        ('hybrid_r50like', 'timm hybrid'),
+        ('hybrid_tiny_legacy', 'timm hybrid'),
+        ('mixer', 'timm Mixer'),
+        ('mixer_tiny', 'timm Mixer'),
+        ('vit_token', 'Hugging Face ViT'),
+        ('vit_token_rep', 'Hugging Face ViT'),
+        ('vit_token', 'Hugging Face ViT 5'),
+    ],
+)
+def test_there_and_back(golden, tmp_path, name, family):
+    params = golden_params(golden, name)
+    query = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel'
+    heads = params[query].shape[1] if query in params else None
+    path = tmp_path / 'x.safetensors'
+    safetensors.save(path, ports.arrays(TreeWeights(params), family, prefix=''))
+    weights = ports.PortWeights(path, num_heads=heads)
+    assert set(weights) == set(params)
+    for key, array in params.items():
+        assert weights.shape(key) == array.shape
+        assert weights.dtype(key) == array.dtype
+        assert np.array_equal(weights[key], array)
+
+
+def test_root_without_stages(tmp_path):
+    import jax
+
+    model = models.get_model(
+        'R+ViT-Ti_16', 5, hidden_size=12, transformer={'num_heads': 3, 'num_layers': 1}
+    )
+    images = np.zeros((1, 64, 64, 3), np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), images)['params']
+    family = 'timm hybrid without stages'
+    safetensors.save(tmp_path / 'x.safetensors', ports.arrays(params, family))
+    weights = ports.PortWeights(tmp_path / 'x.safetensors', num_heads=3)
+    for key, array in traverse_util.flatten_dict(params, sep='/').items():
+        assert np.array_equal(weights[key], array)
+
+
+def test_both_generations_are_one(golden, tmp_path):
+    params = golden_params(golden, 'vit_token')
+    found = []
+    for family, prefix in (('Hugging Face ViT', 'vit.'), ('Hugging Face ViT 5', '')):
+        path = tmp_path / f'{len(found)}.safetensors'
+        safetensors.save(path, ports.arrays(TreeWeights(params), family, prefix))
+        found.append(ports.PortWeights(path, num_heads=3))
+    assert set(found[0]) == set(found[1]) == set(params)
+    assert 'vit.layernorm.weight' in safetensors.entries(tmp_path / '0.safetensors')
+    assert 'classifier.weight' in safetensors.entries(tmp_path / '0.safetensors')
+
+
+def timm_arrays(**changes):
+    """Returns the golden's arrays, changed; None removes one."""
+    arrays = {k: safetensors.read(e) for k, e in safetensors.entries(TIMM).items()}
+    arrays |= changes
+    return {
+        k: safetensors.Array(x.dtype, x.shape, lambda x=x: x)
+        for k, x in arrays.items()
+        if x is not None
+    }
+
+
+def test_everything_that_is_wrong_is_told_together(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    changes = {
+        'blocks.0.ls1.gamma': np.ones(24, 'f'),
+        'norm.bias': None,
+        'blocks.1.attn.proj.bias': None,
+        'blocks.1.mlp.fc1.weight': np.ones((4, 4, 4), 'f'),
+        'blocks.0.attn.qkv.weight': np.ones((71, 24), 'f'),
+        'vit.pos_embed': np.ones((1, 17, 24), 'f'),
+    }
+    safetensors.save(path, timm_arrays(**changes))
+    with pytest.raises(ValueError, match='not the parameters of a timm ViT') as e:
+        ports.PortWeights(path, num_heads=3)
+    message = str(e.value)
+    assert message.startswith(str(path))
+    for line in (
+        '+ unknown: blocks.0.ls1.gamma (24,)',
+        '- missing: norm.bias',
+        '- missing: blocks.1.attn.proj.bias',
+        '! misshapen: blocks.1.mlp.fc1.weight (4, 4, 4)',
+        '! misshapen: blocks.0.attn.qkv.weight (71, 24)',
+        '! doubled: vit.pos_embed and pos_embed',
+    ):
+        assert line in message, message
+
+
+def test_wrong_number_of_heads():
+    with pytest.raises(ValueError, match=r'misshapen: .*with 5 heads'):
+        ports.PortWeights(TIMM, num_heads=5)
+
+
+def test_no_known_names(tmp_path):
+    array = np.ones(3, 'f')
+    arrays = {'conv1.weight': safetensors.Array(array.dtype, (3,), lambda: array)}
+    safetensors.save(tmp_path / 'x.safetensors', arrays)
+    with pytest.raises(ValueError, match='no Vision Transformer or Mixer'):
+        ports.PortWeights(tmp_path / 'x.safetensors')
+
+
+def test_parameters_without_a_place(golden):
+    params = golden_params(golden, 'hybrid_r50like')
+    with pytest.raises(ValueError, match=r'ViT has no place for: .*conv_root'):
+        ports.arrays(TreeWeights(params), 'Hugging Face ViT')
+
+
+def test_heads_of_published_models():
+    assert ports.default_heads({'norm.weight': (768,)}) == 12
+    assert ports.default_heads({'vit.layernorm.weight': (1280,)}) == 16
+    assert json.loads((GOLDEN / 'timm_vit.json').read_text())['num_heads'] == 3

@@ -1,0 +1,391 @@
+import io
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax import data
+from vit_jax.data import pipeline
+from vit_jax.data.datasets import folder
+
+
+def jpeg(colour=(10, 200, 30)) -> bytes:
+    file = io.BytesIO()
+    Image.new('RGB', (9, 7), colour).save(file, 'JPEG')
+    return file.getvalue()
+
+
+def make(root: pathlib.Path, *names: str) -> pathlib.Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg())
+    return root
+
+
+def names(source) -> list[str]:
+    return [source[i]['name'] for i in range(len(source))]
+
+
+def relative(source, root: pathlib.Path) -> set[str]:
+    return {str(pathlib.Path(name).relative_to(root)) for name in names(source)}
+
+
+class TestSplitFolders:
+    def test_train_val_test(self, tmp_path):
+        files = {
+            'train': {'train/cat/a.jpg', 'train/dog/b.JPEG', 'train/dog/c.Png'},
+            'validation': {'val/dog/d.webp'},
+            'test': {'test/cat/deep/er/e.tiff', 'test/cat/f.BMP', 'test/dog/g.gif'},
+        }
+        make(tmp_path, *files['train'], *files['validation'], *files['test'])
+        dataset = data.open_folder(tmp_path)
+        assert dataset.class_names == ('cat', 'dog')
+        assert dataset.splits == {'train': 3, 'validation': 1, 'test': 3}
+        for split, expected in files.items():
+            source = dataset.source(split)
+            assert relative(source, tmp_path) == expected
+            for i in range(len(source)):
+                example = source[i]
+                assert example['label'] == ('dog' in example['name'])
+                assert example['image'] == jpeg()
+        assert relative(dataset.source('val'), tmp_path) == files['validation']
+
+    @pytest.mark.parametrize('name', ['val', 'validation', 'Validation'])
+    def test_names_of_the_validation_folder(self, tmp_path, name):
+        make(tmp_path, 'train/a/1.jpg', f'{name}/a/2.jpg')
+        dataset = data.open_folder(tmp_path)
+        assert dataset.splits == {'train': 1, 'validation': 1}
+        assert relative(dataset.source('val[:100%]'), tmp_path) == {f'{name}/a/2.jpg'}
+
+    def test_train_alone(self, tmp_path):
+        make(tmp_path, *[f'train/a/{i}.jpg' for i in range(9)])
+        assert data.open_folder(tmp_path).splits == {'train': 9}
+
+    def test_a_class_that_test_lacks_shifts_no_label(self, tmp_path):
+        make(tmp_path, 'train/a/1.jpg', 'train/b/2.jpg', 'test/b/3.jpg')
+        source = data.open_folder(tmp_path).source('test')
+        assert source[0]['label'] == 1
+        assert source.class_names == ('a', 'b')
+
+    def test_class_missing_in_train(self, tmp_path):
+        make(tmp_path, 'train/terrier/1.jpg', 'train/b/2.jpg', 'test/Terrier/3.jpg')
+        with pytest.raises(ValueError, match=r"'Terrier' in test but .* 'terrier'\?"):
+            data.open_folder(tmp_path)
+
+    @pytest.mark.parametrize('split', ['train', 'val'])
+    def test_empty_class(self, tmp_path, split):
+        make(tmp_path, 'train/a/1.jpg', 'train/b/1.jpg', 'val/a/1.jpg')
+        make(tmp_path, f'{split}/c/deep/readme.txt', f'{split}/c/.hidden.jpg')
+        with pytest.raises(ValueError, match=rf"{split}: found no images in 1 .*'c'"):
+            data.open_folder(tmp_path)
+
+    def test_no_train(self, tmp_path):
+        make(tmp_path, 'test/a/1.jpg', 'val/a/1.jpg')
+        with pytest.raises(ValueError, match='found test, val but no train'):
+            data.open_folder(tmp_path)
+
+    def test_two_validation_folders(self, tmp_path):
+        make(tmp_path, 'train/a/1.jpg', 'val/a/1.jpg', 'validation/a/1.jpg')
+        with pytest.raises(ValueError, match="both 'val' and 'validation'"):
+            data.open_folder(tmp_path)
+
+    def test_hidden_files_and_other_files_are_ignored(self, tmp_path):
+        make(
+            tmp_path,
+            'train/a/1.jpg',
+            'train/a/.2.jpg',
+            'train/a/.cache/3.jpg',
+            'train/.b/4.jpg',
+            'train/a/5.txt',
+            'train/a/jpg',
+            '.git/a/6.jpg',
+        )
+        (tmp_path / 'train/a/folder.jpg').mkdir()
+        dataset = data.open_folder(tmp_path)
+        assert relative(dataset.source('train'), tmp_path) == {'train/a/1.jpg'}
+
+    def test_links_are_followed(self, tmp_path):
+        make(tmp_path, 'store/1.jpg', 'photos/train/a/2.jpg')
+        root = tmp_path / 'photos'
+        (root / 'train/a/link.jpg').symlink_to(tmp_path / 'store/1.jpg')
+        (root / 'train/b').symlink_to(tmp_path / 'store')
+        (root / 'train/a/loop').symlink_to(root / 'train')
+        dataset = data.open_folder(root)
+        assert dataset.class_names == ('a', 'b')
+        found = relative(dataset.source('train'), root)
+        assert {'train/a/2.jpg', 'train/a/link.jpg', 'train/b/1.jpg'} <= found
+        assert len(found) < 9
+
+    def test_odd_names(self, tmp_path):
+        odd = ['train/ä é/ü 图.jpg', 'train/ä é/a\nb.jpg', 'train/ä é/x,"y.jpg']
+        make(tmp_path, *odd)
+        bad = os.fsencode(tmp_path) + b'/train/\xff\xfe.x/\xff.jpg'
+        os.mkdir(os.path.dirname(bad))
+        with open(bad, 'wb') as file:
+            file.write(jpeg())
+        source = data.open_folder(tmp_path).source('train')
+        assert {os.fsencode(name) for name in names(source)} == {
+            *(os.fsencode(tmp_path / name) for name in odd),
+            bad,
+        }
+
+
+class TestFolderOfClasses:
+    @pytest.fixture
+    def root(self, tmp_path):
+        """Classes of 50, 20, 4 and 2 images."""
+        for name, count in {'a': 50, 'b': 20, 'c': 4, 'd': 2}.items():
+            make(tmp_path, *[f'{name}/{i % 3}/{i}.jpg' for i in range(count)])
+        return tmp_path
+
+    def test_holds_out_a_part_of_each_class(self, root):
+        dataset = data.open_folder(root)
+        assert dataset.class_names == ('a', 'b', 'c', 'd')
+        count = {
+            split: np.bincount(
+                [dataset.source(split)[i]['label'] for i in range(size)], minlength=4
+            ).tolist()
+            for split, size in dataset.splits.items()
+        }
+        assert count == {
+            'train': [40, 16, 2, 2],
+            'validation': [5, 2, 1, 0],
+            'test': [5, 2, 1, 0],
+        }
+        parts = [relative(dataset.source(split), root) for split in dataset.splits]
+        assert len(set.union(*parts)) == sum(map(len, parts)) == 76
+
+    @pytest.mark.parametrize(
+        ('holdout', 'splits'),
+        [
+            (0.0, {'train': 76}),
+            (0.25, {'train': 38, 'validation': 19, 'test': 19}),
+            (0.49, {'train': 7, 'validation': 34, 'test': 34}),
+        ],
+    )
+    def test_holdout(self, root, holdout, splits):
+        found = data.open_folder(root, holdout=holdout).splits
+        assert found.keys() == splits.keys()
+        assert all(abs(found[name] - splits[name]) <= 2 for name in splits)
+
+    @pytest.mark.parametrize('holdout', [-0.1, 0.5, 1.0])
+    def test_impossible_holdout(self, root, holdout):
+        with pytest.raises(ValueError, match=f'holdout={holdout}'):
+            data.open_folder(root, holdout=holdout)
+
+    def test_any_slice_is_a_fair_sample(self, root):
+        source = data.open_folder(root, holdout=0.0).source('train[:50%]')
+        labels = [source[i]['label'] for i in range(len(source))]
+        assert 15 <= labels.count(0) <= 35
+        assert 4 <= labels.count(1) <= 16
+        assert labels != sorted(labels)
+
+    def test_does_not_depend_on_where_and_how_files_lie(self, root, tmp_path_factory):
+        """Another place, and files created in another order."""
+        other = tmp_path_factory.mktemp('other')
+        files = sorted(path for path in root.rglob('*.jpg'))
+        make(other, *[str(path.relative_to(root)) for path in reversed(files)])
+        for split in ('train', 'val', 'test'):
+            a = data.open_folder(root).source(split)
+            b = data.open_folder(other).source(split)
+            assert [name.removeprefix(str(root)) for name in names(a)] == [
+                name.removeprefix(str(other)) for name in names(b)
+            ]
+            assert a.fingerprint() == b.fingerprint()
+
+    def test_fingerprint_tells_lists_apart(self, root):
+        def fingerprint():
+            return data.open_folder(root).source('train').fingerprint()
+
+        first = fingerprint()
+        assert first == fingerprint()
+        victim = names(data.open_folder(root).source('train'))[7]
+        renamed = pathlib.Path(victim).with_name('renamed.jpg')
+        os.rename(victim, renamed)
+        second = fingerprint()
+        assert second != first
+        os.rename(root / 'b', root / 'e')
+        assert fingerprint() not in (first, second)
+
+    def test_images_without_classes(self, tmp_path):
+        make(tmp_path, '1.jpg', '2.jpg')
+        with pytest.raises(ValueError, match='2 images and no folders'):
+            data.open_folder(tmp_path)
+
+    def test_nothing(self, tmp_path):
+        with pytest.raises(ValueError, match='found no folders'):
+            data.open_folder(tmp_path)
+
+    def test_is_what_open_dataset_opens(self, root):
+        dataset = data.open_dataset(str(root), holdout=0.2)
+        assert dataset.splits == data.open_folder(root, holdout=0.2).splits
+
+    def test_trains(self, root):
+        source = data.open_folder(root).source('train')
+        with data.train_batches(source, batch=5, size=(8, 8), seed=0) as batches:
+            assert next(batches)['image'].shape == (5, 8, 8, 3)
+
+    def test_a_file_that_does_not_decode_is_named(self, tmp_path):
+        make(tmp_path, 'train/a/1.jpg')
+        (tmp_path / 'train/a/2.jpg').write_bytes(jpeg()[:-50])
+        source = data.open_folder(tmp_path).source('train')
+        batches = pipeline.eval_batches(source, batch=2, size=(8, 8))
+        with pytest.raises(data.UndecodableImage, match=r'train/a/2\.jpg does not'):
+            next(batches)
+
+    def test_a_file_that_has_gone_is_named(self, tmp_path):
+        make(tmp_path, 'train/a/1.jpg')
+        source = data.open_folder(tmp_path).source('train')
+        (tmp_path / 'train/a/1.jpg').unlink()
+        with pytest.raises(FileNotFoundError, match=r'train/a/1\.jpg'):
+            source[0]
+
+
+class TestManifest:
+    def write(self, root: pathlib.Path, text: str) -> pathlib.Path:
+        make(root, *[f'images/{i}.jpg' for i in range(40)], '41.jpg')
+        path = root / 'list.csv'
+        path.write_text(text, encoding='utf-8')
+        return path
+
+    def test_with_splits(self, tmp_path):
+        path = self.write(
+            tmp_path,
+            '\ufeffLabel, path ,Split,note\n'
+            'dog,images/1.jpg,train,x\n'
+            '"cat, small",images/2.jpg,TRAIN,\n'
+            '\n'
+            f'dog,{tmp_path}/images/3.jpg,val,\n'
+            'dog,41.jpg,test,"two\nlines"\n',
+        )
+        dataset = data.open_manifest(path)
+        assert dataset.class_names == ('cat, small', 'dog')
+        assert dataset.splits == {'train': 2, 'validation': 1, 'test': 1}
+        source = dataset.source('train+val+test')
+        found = {
+            pathlib.Path(example['name']).name: example['label']
+            for example in (source[i] for i in range(4))
+        }
+        assert found == {'1.jpg': 1, '2.jpg': 0, '3.jpg': 1, '41.jpg': 1}
+        assert source[3]['image'] == jpeg()
+
+    def test_without_splits(self, tmp_path):
+        rows = [f'images/{i}.jpg,{"ab"[i % 2]}' for i in range(40)]
+        path = self.write(tmp_path, '\n'.join(['path,label', *rows]))
+        dataset = data.open_manifest(path, holdout=0.2)
+        assert dataset.splits == {'train': 24, 'validation': 8, 'test': 8}
+        labels = [dataset.source('val')[i]['label'] for i in range(8)]
+        assert sorted(labels) == [0] * 4 + [1] * 4
+        path.write_text('\n'.join(['path,label', *reversed(rows)]))
+        again = data.open_manifest(path, holdout=0.2)
+        assert names(again.source('train')) == names(dataset.source('train'))
+
+    @pytest.mark.parametrize(
+        ('text', 'message'),
+        [
+            ('', r'columns \(none\), expected path, label'),
+            ('images/1.jpg,cat\n', r'columns images/1\.jpg, cat, expected'),
+            ('path,label\nimages/1.jpg,a\nimages/2.jpg\n', r'row 3: found 1 values'),
+            ('path,label\nimages/1.jpg,\n', r'row 2: found no label'),
+            ('path,label\n ,a\n', r'row 2: found no path'),
+            ('path,label,split\nimages/1.jpg,a,dev\n', r"row 2: .* split 'dev'"),
+            ('path,label,split\nimages/1.jpg,a,\n', r"row 2: .* split ''"),
+            ('path,label\nimages/99.jpg,a\n', r"row 2: the file 'images/99.jpg'"),
+            (
+                'path,label,split\nimages/1.jpg,a,train\nimages/2.jpg,b,test\n',
+                r"class 'b' in test \(row 3\)",
+            ),
+            ('path,label\n', 'no training images'),
+            ('path,label,split\nimages/1.jpg,a,test\n', 'no training images'),
+        ],
+    )
+    def test_errors_name_the_row(self, tmp_path, text, message):
+        path = self.write(tmp_path, text)
+        with pytest.raises(ValueError, match=message):
+            data.open_manifest(path)
+
+
+def test_packed_names_are_small(tmp_path):
+    count = 3000
+    make(tmp_path, 'train/n01440764/first.jpg', 'train/n01440765/first.jpg')
+    for i in range(1, count):
+        os.link(
+            tmp_path / 'train/n01440764/first.jpg',
+            tmp_path / f'train/n0144076{4 + i % 2}/n01440764_{i:06}.JPEG',
+        )
+    source = data.open_folder(tmp_path).source('train')
+    size = len(pickle.dumps(source))
+    assert size < 64 * count
+    copy = pickle.loads(pickle.dumps(source))
+    assert names(copy) == names(source)
+    assert len({*names(source)}) == len(source) == count + 1
+
+
+# Lists a folder and draws one batch; prints seconds and bytes per file.
+LIST = """
+import gc, os, pathlib, pickle, sys, time
+from vit_jax import data
+from vit_jax.data import pipeline
+import pipeline_test
+
+def resident():
+    gc.collect()
+    status = pathlib.Path('/proc/self/status').read_text()
+    return 1024 * int(status.split('VmRSS:')[1].split()[0])
+
+# Once on a small source, so that only the list counts below.
+warm = pipeline_test.Pictures(64)
+with data.train_batches(warm, batch=64, size=(32, 32), seed=0) as batches:
+    next(batches)
+before = resident()
+start = time.perf_counter()
+source = data.open_folder(sys.argv[1], holdout=0.0).source('train')
+listed = time.perf_counter() - start
+after = resident()
+with data.train_batches(source, batch=64, size=(32, 32), seed=0) as batches:
+    next(batches)
+seconds = time.perf_counter() - start
+pickled = len(pickle.dumps(source))
+n = len(source)
+print(n, listed, seconds, (after - before) / n, pickled / n)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_a_million_files(tmp_path):
+    count, classes = 1_000_000, 1000
+    first = make(tmp_path, 'first.jpg') / 'first.jpg'
+    root = tmp_path / 'photos'
+    for label in range(classes):
+        directory = root / f'n{label:08}'
+        directory.mkdir(parents=True)
+        original = directory / 'first.JPEG'  # files take few links each
+        original.write_bytes(first.read_bytes())
+        for i in range(1, count // classes):
+            os.link(original, directory / f'n{label:08}_{i:08}.JPEG')
+    result = subprocess.run(
+        [sys.executable, '-c', LIST, root],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {'PYTHONPATH': ':'.join(sys.path)},
+    )
+    found, _, seconds, resident, pickled = map(float, result.stdout.split())
+    assert found == count
+    assert seconds < 20
+    assert resident <= 64
+    assert pickled <= 64
+
+
+def test_extensions_are_what_pillow_reads():
+    Image.init()
+    known = Image.registered_extensions()
+    unknown = folder.EXTENSIONS - {'.npy'} - {*known}
+    assert unknown <= {'.avif', '.npy'}  # since Pillow 11.3; NumPy's own

@@ -1,0 +1,1 @@
+"""The files that weights stand in: .npz, safetensors, runs of the original."""

@@ -1,0 +1,1 @@
+"""Weights with other libraries' names: timm's and transformers'."""

@@ -1,0 +1,1 @@
+"""The kinds of datasets, each opened by data/open.py."""

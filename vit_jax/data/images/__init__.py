@@ -1,0 +1,1 @@
+"""Pixels: decoded, cropped, resized, brought to the range of the model."""

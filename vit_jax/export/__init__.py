@@ -1,0 +1,1 @@
+"""A model as one artifact that runs without this library."""

@@ -1,0 +1,1 @@
+"""Files: fetched, written whole, read from a run directory."""

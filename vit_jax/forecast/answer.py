@@ -1,0 +1,156 @@
+"""What a run would take, as numbers and as text."""
+
+import dataclasses
+import datetime
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from vit_jax import config as config_lib
+from vit_jax import data
+from vit_jax.forecast.program import _Program
+from vit_jax.runtime.memory import Taken, readable
+from vit_jax.training.state import num_params
+
+# Share of a device's memory that is left alone: it is never free in one piece.
+_SPARE = 0.04
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a run would take. Bytes are those of one device, unless said otherwise.
+
+    Attributes:
+        title: what would be run.
+        step: memory of a training step.
+        evaluation: memory of an evaluation step; None without.
+        state_bytes: of parameters and optimizer state, in `step` already.
+        peak_bytes: the most that a device holds at a time, batches in waiting included.
+        process_bytes: on the CPU, the most that the whole process takes, all devices
+            and Python included; None elsewhere.
+        limit: bytes that a device has, or on the CPU the process; None: not told.
+        seconds_per_step: in the run, data included.
+        probed: images of the step that was tried, the batch unless it was too long.
+        input_rate: images per second that the input makes, undisturbed.
+        input: the settings that decide that.
+        steps: that are left to do.
+        evaluation_seconds: of all evaluations, estimated.
+        largest_batch: that fits with as many parts; None: not known.
+        advice: settings, and why.
+        seconds: that the answer took.
+    """
+
+    title: str
+    step: Taken
+    evaluation: Taken | None
+    state_bytes: int
+    peak_bytes: int
+    process_bytes: int | None
+    limit: int | None
+    batch: int
+    seconds_per_step: float
+    probed: int
+    input_rate: float
+    input: tuple[tuple[str, Any], ...]
+    steps: int
+    evaluation_seconds: float
+    largest_batch: int | None
+    advice: tuple[str, ...]
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough, as far as that is known."""
+        return self.limit is None or _needed(self) <= _usable(self.limit)
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the input by itself is faster than the run."""
+        return self.input_rate > 1.1 * self.batch / self.seconds_per_step
+
+    def text(self) -> str:
+        """Returns the answer for the terminal."""
+        lines = [self.title, *self._memory()]
+        tried = (
+            ''
+            if self.probed == self.batch
+            else f', scaled up from {self.probed} of the {self.batch} images'
+        )
+        lines += [
+            f'Step        {_duration(self.seconds_per_step)}, '
+            f'{self.batch / self.seconds_per_step:,.0f} images/s{tried}',
+            f'Input       {self.input_rate:,.0f} images/s undisturbed: '
+            + (
+                'it keeps up'
+                if self.keeps_up
+                else 'the device will wait for data; '
+                + ', '.join(f'--config.{key} is {value}' for key, value in self.input)
+            ),
+            f'Time        {self.steps:,} steps '
+            f'{_duration(self.steps * self.seconds_per_step)}, evaluation about '
+            f'{_duration(self.evaluation_seconds)}, in all '
+            + _duration(self.steps * self.seconds_per_step + self.evaluation_seconds),
+        ]
+        if self.largest_batch is not None:
+            lines.append(
+                f'Batch       {self.largest_batch:,} images at most would fit, about'
+            )
+        lines += [f'Turn        {line}' for line in self.advice]
+        lines.append(
+            f'Nothing was written to the run directory; this took {self.seconds:.0f} s.'
+        )
+        return '\n'.join(lines)
+
+    def _memory(self) -> Iterator[str]:
+        parts = self.step
+        batch = parts.arguments - self.state_bytes
+        yield (
+            f'Memory      a step {readable(parts.total)} per device: parameters and '
+            f'optimizer {readable(self.state_bytes)}, batch {readable(batch)}, '
+            f'temporaries {readable(parts.total - parts.arguments)}'
+        )
+        if self.evaluation is not None:
+            yield f'            evaluation {readable(self.evaluation.total)} per device'
+        whole = '' if self.process_bytes is None else 'the whole process about '
+        limit = (
+            'the device does not say how much it has'
+            if self.limit is None
+            else f'of {readable(self.limit)}: '
+            + ('it fits' if self.fits else 'it does NOT fit')
+        )
+        yield f'            at most {whole}{readable(_needed(self))}, {limit}'
+
+
+def _needed(forecast: Forecast) -> int:
+    return forecast.process_bytes or forecast.peak_bytes
+
+
+def _usable(limit: int) -> int:
+    return int(limit * (1 - _SPARE))
+
+
+def _title(
+    program: _Program,
+    dataset: data.Dataset,
+    sources: Mapping[str, data.Source],
+    start: int,
+) -> str:
+    config = program.config
+    counts = ', '.join(f'{len(source):,} {role}' for role, source in sources.items())
+    size = 'x'.join(str(side) for side in config_lib.image_size(config))
+    return (
+        f'Dry run     {config.model.get("model_name", "the model")}, '
+        f'{num_params(program.shapes.params):,} parameters, images {size}, batch '
+        f'{config.batch} in {config.accum_steps} parts, on {program.mesh.size} '
+        f'{jax.devices()[0].device_kind}\n'
+        f'Data        {dataset.name}: {len(dataset.class_names)} classes; {counts}'
+        + (f'\nGoes on     from step {start}' if start else '')
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Returns a time as people say it."""
+    if seconds < 60:
+        return f'{seconds:.3g} s'
+    return str(datetime.timedelta(seconds=round(seconds)))

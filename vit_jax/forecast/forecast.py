@@ -1,0 +1,246 @@
+"""What a run would take, before it begins: memory, time, and which knobs to turn.
+
+    python -m vit_jax.main --config=… --workdir=… --dry_run
+
+opens the data and looks into the weights as the run would, compiles the very programs
+that it would run, takes a few steps on numbers without meaning, and answers. It makes
+no run directory. What it has compiled stays in the compile cache, so that the run
+starts faster.
+
+Where the whole step would take too long to try, or does not fit, a part of it is
+tried and the time scaled up; the answer says so.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vit_jax import checkpoint, data, models
+from vit_jax import config as config_lib
+from vit_jax.checkpoint import pretrained
+from vit_jax.forecast.answer import Forecast, _title, _usable
+from vit_jax.forecast.measure import (
+    _alone,
+    _as_in_the_run,
+    _evaluation_seconds,
+    _input_rate,
+    _largest_batch,
+    _refined,
+    _slope,
+)
+from vit_jax.forecast.program import _Program
+from vit_jax.runtime import memory
+from vit_jax.runtime.memory import Taken
+from vit_jax.training import out_of_memory, plan
+
+log = logging.getLogger(__name__)
+# Seconds after which nothing more is compiled to say how far the batch could grow.
+_ENOUGH = 40.0
+
+
+def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
+    """Returns what the run of a configuration would take.
+
+    Args:
+        config: as for `train.train_and_evaluate`.
+        workdir: the run directory; only looked into. A run in it would go on.
+
+    Raises:
+        ValueError: the configuration, the data or the weights do not fit together.
+    """
+    begin = time.perf_counter()
+    observed = memory.restart_peak()
+    config = config.copy_and_resolve_references()
+    config_lib.check(config, num_devices=jax.device_count())
+    start, before = _found(pathlib.Path(workdir).expanduser())
+    dataset = data.open_dataset(
+        config.dataset,
+        data_dir=config.tfds_data_dir,
+        manual_dir=config.tfds_manual_dir,
+        holdout=config.pp.holdout,
+    )
+    sources = plan.open_splits(config, dataset)
+    plan.fill_in(config, len(sources['train']), before)
+    plan.follow_weights(config, before)
+    plan.check_filled_in(config, sources)
+    program = _Program.of(config, len(dataset.class_names))
+    if config.pretrained is not None and before is None:
+        _check_weights(program, dataset.class_names)
+
+    step = program.compile_step()
+    taken = Taken.by(step)
+    judged = _judged(config, sources)
+    evaluation = program.evaluation(judged) if judged else None
+    baseline = memory.resident()  # before there are arrays, with all that is imported
+    limit = memory.available(jax.devices()[0])
+    peak, process = program.peak(taken, evaluation, judged, baseline)
+    needed = peak if process is None else process
+    fits = limit is None or needed <= _usable(limit)
+
+    input_rate = _input_rate(config, sources['train'])
+    probe = program.smaller(fits)
+    probed = probe.config.batch
+    with out_of_memory.explained(config):
+        if probe is program:
+            seconds = _as_in_the_run(program, step, sources['train'])
+        else:
+            alone = _alone(probe, probe.compile_step())
+            seconds = max(alone / probed, 1 / input_rate) * config.batch
+    if probe is program and process is not None and observed:
+        # Products of matrices take some memory that the compiler does not count.
+        process = needed = max(process, memory.resident('VmHWM') + program.saving())
+        fits = limit is None or needed <= _usable(limit)
+
+    other = probe if probe is not program else program.another_batch()
+    slope = None
+    if limit is not None and other is not None:
+        if probe is program and time.perf_counter() - begin > _ENOUGH:
+            other = None
+        else:
+            less = Taken.by(other.compile_step())
+            slope = _slope(program, taken, other, less, process is not None)
+    room = None if limit is None else _usable(limit) - needed
+    largest = None if slope is None else _largest_batch(program, room, slope)
+    if largest and time.perf_counter() - begin < _ENOUGH:
+        largest = _refined(program, taken, largest, _usable(limit), baseline)
+    evaluations = _evaluation_seconds(
+        config, sources, start, seconds / config.batch, input_rate
+    )
+    return Forecast(
+        title=_title(program, dataset, sources, start),
+        step=taken,
+        evaluation=evaluation,
+        state_bytes=memory.size(program.shapes),
+        peak_bytes=peak,
+        process_bytes=process,
+        limit=limit,
+        batch=config.batch,
+        seconds_per_step=seconds,
+        probed=probed,
+        input_rate=input_rate,
+        input=(
+            ('num_workers', config.num_workers),
+            ('num_threads', config.num_threads),
+            ('pp.scaled_decoding', config.pp.scaled_decoding),
+            ('cache.where', config.cache.where),
+        ),
+        steps=config.total_steps - start,
+        evaluation_seconds=evaluations,
+        largest_batch=largest,
+        advice=tuple(_advice(program, fits, room, slope, largest)),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _found(workdir: pathlib.Path) -> tuple[int, Mapping[str, Any] | None]:
+    """Returns the newest step of a run in a directory, and its configuration.
+
+    Raises:
+        ValueError: the run is complete.
+    """
+    record, config = workdir / 'run.json', workdir / 'config.json'
+    steps = [
+        int(path.name)
+        for path in (workdir / 'checkpoints').glob('*')
+        if path.name.isdigit()
+    ]
+    if not record.exists() or not config.exists():
+        return 0, None
+    if 'summary' in json.loads(record.read_text()):
+        raise ValueError(f'The run in {workdir} is complete; nothing is left to do.')
+    return max(steps, default=0), json.loads(config.read_text()) if steps else None
+
+
+class _Unread(checkpoint.Weights):
+    """Weights with zeros for all values: what there is of which shape, not read."""
+
+    def __init__(self, weights: checkpoint.Weights):
+        self.path, self.card = weights.path, weights.card
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), np.float32), self.shape(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._weights.dtype(name)
+
+
+def _check_weights(program: _Program, class_names: tuple[str, ...]) -> None:
+    """Raises a ValueError unless the pretrained weights exist and fit."""
+    config = program.config
+    with checkpoint.open(config.pretrained) as weights:
+        pretrained.fit(
+            _Unread(weights),
+            models.unstack(program.shapes.params),
+            config.model,
+            card=weights.card,
+            image_size=config_lib.image_size(config),
+            keep_head=config.keep_head,
+            class_names=class_names,
+            place=lambda array, leaf: leaf,
+        )
+
+
+def _judged(config: ConfigDict, sources: Mapping[str, data.Source]) -> int:
+    """Returns the number of examples of the largest split that is evaluated."""
+    return max(
+        (len(sources[role]) for role in ('val', 'test') if role in sources), default=0
+    )
+
+
+def _advice(
+    program: _Program,
+    fits: bool,
+    room: int | None,
+    slope: float | None,
+    largest: int | None,
+) -> Iterator[str]:
+    """Yields what to turn, if anything."""
+    config, devices = program.config, program.mesh.size
+    part = config.batch // config.accum_steps
+    if not fits:
+        parts = None
+        if slope:
+            parts = next(
+                (
+                    n
+                    for n in out_of_memory.more_parts(config, devices)
+                    if room + slope * (part - config.batch // n) >= 0
+                ),
+                None,
+            )
+        yield from out_of_memory.knobs(config, devices, parts)
+        if largest:
+            yield f'--config.batch={largest} (another run, in as many parts)'
+    elif slope is not None and config.accum_steps > 1:
+        fewer = next(
+            (
+                n
+                for n in range(1, config.accum_steps)
+                if config.batch % (n * devices) == 0
+                and room >= slope * (config.batch // n - part)
+            ),
+            None,
+        )
+        if fewer is not None:
+            yield (
+                f'--config.accum_steps={fewer} fits as well (parts of '
+                f'{config.batch // fewer} images), which is often faster'
+            )

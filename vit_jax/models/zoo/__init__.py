@@ -1,0 +1,1 @@
+"""The models that were published: names, sizes, files."""

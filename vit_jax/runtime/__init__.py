@@ -1,0 +1,1 @@
+"""The machine: hosts, devices, compiler, memory, signals."""

@@ -1,0 +1,1 @@
+"""The parts of a run: plan, state, step, loop, results."""

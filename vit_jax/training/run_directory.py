@@ -1,0 +1,392 @@
+"""The run directory: what it records, and whether it holds the run asked for."""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from vit_jax import checkpoint
+from vit_jax import config as config_lib
+from vit_jax.checkpoint import weights
+from vit_jax.data import Source
+from vit_jax.runtime import hosts, sharding
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+log = logging.getLogger(__name__)
+
+# For so many seconds a file that another host has written may be missing.
+_SECONDS_TO_APPEAR = 10
+
+_VERSIONS = ('vit_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+class RunDirectory:
+    """A directory with one run in it: config.json, run.json and what training adds.
+
+    All hosts see it, the first one writes to it.
+
+    Args:
+        path: relative or absolute; created when missing.
+
+    Raises:
+        ValueError: it is no directory, or cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        if '://' in str(path):
+            raise ValueError(
+                f'--workdir={path}: a run directory on a remote file system is not '
+                'supported yet; take a local (or mounted) directory.'
+            )
+        self.path = pathlib.Path(path).expanduser().absolute()
+        if not hosts.is_first():
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f'.write-test-{os.getpid()}'
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f'The run directory {self.path} cannot be written to: {error}. Choose '
+                'another one with --workdir, or change its permissions.'
+            ) from error
+
+    def require_shared(self) -> None:
+        """Raises a ValueError, on all hosts, where one does not see this directory."""
+        if jax.process_count() == 1:
+            return
+        (name, *_) = hosts.gather(f'.seen-by-all-{uuid.uuid4().hex}')
+        token = self.path / name
+        with hosts.together():
+            if hosts.is_first():
+                token.touch()
+        try:
+            with hosts.together():
+                until = time.monotonic() + _SECONDS_TO_APPEAR
+                while not token.exists():
+                    if time.monotonic() > until:
+                        raise ValueError(
+                            f'{self.path} on {platform.node()} is not the directory '
+                            'that host 0 sees. Take a --workdir on a file system that '
+                            'all hosts share.'
+                        )
+                    time.sleep(0.1)
+        finally:
+            if hosts.is_first():
+                token.unlink(missing_ok=True)
+
+    def config(self) -> dict[str, Any] | None:
+        """Returns the configuration of the run in here; None if there is none."""
+        return self._read('config.json')
+
+    def record(self) -> dict[str, Any]:
+        """Returns run.json; {} if there is none."""
+        return self._read('run.json') or {}
+
+    def open(
+        self,
+        config: ConfigDict,
+        class_names: Sequence[str],
+        sources: Mapping[str, Source],
+        *,
+        resume: bool,
+    ) -> None:
+        """Starts or continues a run here.
+
+        Args:
+            config: the resolved configuration.
+            class_names: of the dataset.
+            sources: the examples by role (train, val, test).
+            resume: whether a run has left a checkpoint here. One that has not, and is
+                not complete either, has nothing to lose and is replaced.
+
+        Raises:
+            ValueError: the directory holds a run whose numbers another configuration
+                or other data decided; each difference is listed with both values.
+        """
+        with hosts.together():
+            record, before = self.record(), self.config()
+            if not resume and 'summary' not in record:
+                record, before = {}, None
+            known = record.get('fingerprints', {})
+            fingerprints = _fingerprints(config, class_names, sources, known)
+        hosts.agree({f'fingerprint of {key}': v for key, v in fingerprints.items()})
+        if before is not None:
+            differences = _differences(
+                config_lib.flatten(before),
+                config_lib.flatten(config),
+                known,
+                fingerprints,
+            )
+            if differences:
+                raise ValueError(
+                    f'{self.path} holds a run with another configuration or other '
+                    'data:\n'
+                    + '\n'.join(f'  {line}' for line in differences)
+                    + '\nChoose another --workdir, or repeat the settings of that run.'
+                )
+        if not hosts.is_first():
+            return
+        starts = [*record.get('starts', []), _start()]
+        self._write(
+            'run.json', {**record, 'fingerprints': fingerprints, 'starts': starts}
+        )
+        self._write('config.json', config.to_dict())
+
+    def summary(self) -> dict[str, float] | None:
+        """Returns what a complete run reached; None if there is no complete one."""
+        return self.record().get('summary')
+
+    def save_model(self, which: str, params: PyTree) -> None:
+        """Writes model.npz ('last') or model_best.npz ('best'), published names.
+
+        Parameters that are spread over several hosts are gathered one at a time.
+        """
+        name = {'last': 'model.npz', 'best': 'model_best.npz'}[which]
+        gathered = _Gathered(params)
+        if hosts.is_first():
+            checkpoint.save(self.path / name, gathered)
+        else:
+            for each in gathered:
+                gathered.take_part(each)
+
+    def save_picture(self, name: str, png: bytes) -> None:
+        """Writes a PNG file, by its path in the run directory."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png)
+
+    def save_card(self, card: checkpoint.ModelCard) -> None:
+        """Writes model.json, what must be known to use the model."""
+        if hosts.is_first():
+            card.save(self.path / 'model.json')
+
+    def finish(self, results: list[dict[str, Any]], summary: dict[str, float]) -> None:
+        """Notes that the run is complete, and what it reached."""
+        if not hosts.is_first():
+            return
+        reached = {'results': results, 'summary': summary}
+        self._write('run.json', {**self.record(), **reached})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes of this machine out, as long as it is entered.
+
+        Raises:
+            ValueError: a run is going on in this directory.
+        """
+        if fcntl is None or not hosts.is_first():
+            yield
+            return
+        with (self.path / '.lock').open('w') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f'Another process is running in {self.path}. Wait for its end, or '
+                    'choose another --workdir.'
+                ) from error
+            except OSError:
+                log.debug('%s: its file system knows no locks.', self.path)
+            yield  # the lock ends with the file, or with the process
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Appends the package's log to train.log, with what ends the run early."""
+        if not hosts.is_first():
+            yield
+            return
+        handler = logging.FileHandler(self.path / 'train.log')
+        handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
+        package = logging.getLogger('vit_jax')
+        if package.level == logging.NOTSET:
+            package.setLevel(logging.INFO)
+        package.addHandler(handler)
+        try:
+            yield
+        except BaseException as error:
+            handler.handle(
+                package.makeRecord(
+                    package.name,
+                    logging.ERROR,
+                    __file__,
+                    0,
+                    '%s: %s',
+                    (type(error).__name__, error),
+                    None,
+                )
+            )
+            raise
+        finally:
+            package.removeHandler(handler)
+            handler.close()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise ValueError(
+                f'{path} is damaged: {error}. Restore it, or choose another --workdir.'
+            ) from error
+
+    def _write(self, name: str, content: Any) -> None:
+        new = self.path / f'{name}.new'
+        new.write_text(json.dumps(content, indent=2) + '\n')
+        new.replace(self.path / name)
+
+
+class _Gathered(weights.TreeWeights):
+    """Parameters, each gathered when it is asked for: by all hosts in one order."""
+
+    def __init__(self, params: PyTree):
+        super().__init__(params)
+        names = sorted(self._places, key=_natural)
+        self._places = {name: self._places[name] for name in names}
+        self._next = iter(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return weights.to_host(name, self.take_part(name))
+
+    def take_part(self, name: str) -> Any:
+        """Returns a parameter whole on this host's devices."""
+        assert name == next(self._next), 'the hosts would gather different parameters'
+        _, leaf, i = self._places[name]
+        return sharding.whole(leaf if i is None else leaf[i])
+
+
+def _natural(name: str) -> list[str | int]:
+    """Returns a sort key that compares numbers as numbers, as `checkpoint.save`."""
+    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', name))]
+
+
+def _differences(
+    before: dict[str, Any],
+    now: Mapping[str, Any],
+    known: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+) -> list[str]:
+    """Returns a line for each *what* key and fingerprint that is not as before."""
+    other = [
+        f'fingerprint of {name}: {known.get(name)} there, {fingerprints.get(name)} now'
+        for name in sorted({*known, *fingerprints})
+        if known.get(name) != fingerprints.get(name)
+    ]
+    # A run of an older version knew nothing of newer keys, which was their default.
+    before = config_lib.flatten(config_lib.default()) | before
+    # Other examples may have another name; the same ones may be in another place.
+    keys = {key for key in {*before, *now} if config_lib.is_what(key)}
+    keys |= {'dataset'} if other else set()
+    settings = [
+        f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now'
+        for key in sorted(keys)
+        if before.get(key) != now.get(key)
+    ]
+    return settings + other
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of what decides the numbers; None where it is missing."""
+    found: dict[str, str | None] = {'python': platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _start() -> dict[str, Any]:
+    """Returns what it takes to repeat this start of the run."""
+    return {
+        'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'command': sys.argv,
+        'versions': versions(),
+        'git': _git_commit(),
+        'host': platform.node(),
+        'devices': [device.device_kind for device in jax.devices()],
+        'processes': jax.process_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout that this package is in; None without one."""
+    checkout = pathlib.Path(__file__).parents[1]
+    if not (checkout / '.git').exists():
+        return None
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        done = subprocess.run(
+            command,
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _fingerprints(
+    config: ConfigDict,
+    class_names: Sequence[str],
+    sources: Mapping[str, Source],
+    known: Mapping[str, str],
+) -> dict[str, str]:
+    """Returns fingerprints of the classes, the examples and the pretrained file."""
+    found = {
+        'classes': hashlib.sha256('\n'.join(class_names).encode()).hexdigest(),
+        **{
+            f'{role} examples': source.fingerprint() for role, source in sources.items()
+        },
+    }
+    if config.pretrained is not None:
+        try:
+            files = checkpoint.readers.files(config.pretrained)
+            found['pretrained file'] = _fingerprint(files)
+        except ValueError:
+            # A run that has started does not need the file any more.
+            if 'pretrained file' not in known:
+                raise
+            found['pretrained file'] = known['pretrained file']
+    return found
+
+
+def _fingerprint(paths: Sequence[pathlib.Path], tail: int = 2**20) -> str:
+    """Returns a sha256 of the files' sizes and of the last MiB of each.
+
+    That is quick for files of gigabytes, and enough: the end of an .npz lists the
+    CRC-32 of every array in it, and other formats end with arrays that training
+    changes.
+    """
+    found = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        with path.open('rb') as file:
+            file.seek(max(0, size - tail))
+            found.update(str(size).encode() + file.read())
+    return found.hexdigest()

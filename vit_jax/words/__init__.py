@@ -1,0 +1,1 @@
+"""Words for people: nearest names, tables of text, units; and names looked up."""

@@ -1,0 +1,32 @@
+"""Did you mean …? The known names nearest to one that is not known."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(
+    name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6
+) -> list[str]:
+    """Returns the known names nearest to a name, the nearest first.
+
+    Compared without case: 'vit-b16' finds 'ViT-B_16'.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        count: how many names, at most.
+        cutoff: how similar they are at least, from 0 to 1.
+    """
+    by_lower = {}
+    for other in known:
+        by_lower.setdefault(str(other).lower(), str(other))
+    close = difflib.get_close_matches(str(name).lower(), by_lower, count, cutoff)
+    return [by_lower[other] for other in close]
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6
+) -> str:
+    """Returns ' Did you mean …?' for the nearest names, or '' where none is near."""
+    names = nearest(name, known, count=count, cutoff=cutoff)
+    return f' Did you mean {" or ".join(names)}?' if names else ''
