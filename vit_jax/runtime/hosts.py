@@ -335,7 +335,7 @@ def agree(values: Mapping[str, Any]) -> None:
 def code() -> str:
     """Returns a sha256 of the sources of this package."""
     found = hashlib.sha256()
-    package = pathlib.Path(__file__).parent
+    package = pathlib.Path(__file__).parents[1]
     for path in sorted(package.rglob('*.py')):
         found.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return found.hexdigest()

@@ -333,7 +333,7 @@ def _start() -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """Returns the commit of the checkout that this package is in; None without one."""
-    checkout = pathlib.Path(__file__).parents[1]
+    checkout = pathlib.Path(__file__).parents[2]
     if not (checkout / '.git').exists():
         return None
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
