@@ -17,9 +17,9 @@ depends on the weights: try `--config.base_lr=0.002` and 0.05 as well.
 """
 
 from ml_collections import ConfigDict
-from vit_jax.configs import vit
 
 from vit_jax import config as config_lib
+from vit_jax.configs import vit
 
 # All but the head.
 FROZEN = '^(?!head/)'

@@ -17,9 +17,9 @@ pretrained on ImageNet / ImageNet-21k:
 """
 
 from ml_collections import ConfigDict
-from vit_jax.configs import vit
 
 from vit_jax import models
+from vit_jax.configs import vit
 from vit_jax.models import fields
 
 SHORT_NAMES = {

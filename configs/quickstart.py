@@ -19,9 +19,9 @@ trains nothing but a new head on that run's features, which is a matter of secon
 """
 
 from ml_collections import ConfigDict
-from vit_jax.configs import linear_probe
 
 from vit_jax import config as config_lib
+from vit_jax.configs import linear_probe
 
 
 def get_config(stage: str = 'scratch') -> ConfigDict:
