@@ -37,6 +37,8 @@ INSTALL_REQUIRES = [
     # every start, with 6.32 and 6.33 TFDS does.
     'protobuf>=7.34',
     'requests>=2.32.3',  # what pooch downloads with, and its errors
+    # Weights of the Hugging Face hub. Before 0.8 it has no bfloat16 for NumPy.
+    'safetensors>=0.8.0',
     'scipy>=1.14',  # the published resize of position embeddings
     'simplejpeg>=1.8',  # JPEG decoding bit-identical to TensorFlow's
     'tensorboardX>=2.6.2.2',  # TensorBoard event files without TensorFlow
@@ -77,7 +79,6 @@ EXTRAS_REQUIRE = {
         'pytest>=8.3',
         'pytest-xdist>=3.6.1',  # the suite on all cores
         'ruff>=0.17.0',  # lint and format; others format in another way
-        'safetensors>=0.4.5',  # the format's own library, to compare with
         'scikit-learn>=1.5',  # the digits of the quickstart
         'setuptools>=70.1',  # one test builds the wheel, without a network
     ],

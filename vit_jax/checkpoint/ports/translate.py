@@ -9,7 +9,6 @@ Sources: timm's `vision_transformer.py`, `vision_transformer_hybrid.py` and
 """
 
 import itertools
-import math
 import os
 import pathlib
 import re
@@ -400,13 +399,12 @@ class PortWeights(Weights):
     def __getitem__(self, name: str) -> np.ndarray:
         theirs, row, shape = self._found[name]
         entry = self._entries[theirs]
+        rows = slice(None)
         if row.part is not None:
-            rows = entry.shape[0] // 3
-            part = (rows, *entry.shape[1:])
-            skipped = row.part * math.prod(part) * entry.dtype.itemsize
-            entry = entry._replace(shape=part, start=entry.start + skipped)
+            third = entry.shape[0] // 3
+            rows = slice(row.part * third, (row.part + 1) * third)
         # Mostly a transposed view: written to another port, it is turned back unmoved.
-        return row.change.read(safetensors.read(entry), shape)
+        return row.change.read(safetensors.read(entry, rows), shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -423,7 +421,7 @@ class PortWeights(Weights):
 
     def dtype(self, name: str) -> np.dtype:
         """See `Weights`."""
-        return self._entries[self._found[name].theirs].dtype.newbyteorder('=')
+        return self._entries[self._found[name].theirs].dtype
 
 
 def default_heads(shapes: Mapping[str, Shape]) -> int:
