@@ -13,7 +13,7 @@ without it. The keys are the original's, and can be set one by one:
 
 Parameters are random and images constant, on the devices from the start: what is
 measured is the network alone. vit_jax/training/inference_time.py says what is noted.
-`scripts/benchmark.py model` compares with other formulations, and measures training.
+`scripts/benchmark model` compares with other formulations, and measures training.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """What the compiled training step moves and holds on several devices, without running.
 
-The functions are those of `scripts/benchmark.py scaling`.
+The functions are those of `scripts/benchmark scaling`.
 """
 
 import argparse
@@ -19,23 +19,23 @@ LOSS = 4
 
 
 @pytest.fixture
-def compute(monkeypatch):
-    """Returns scripts/compute.py."""
+def devices(monkeypatch):
+    """Returns the benchmark's module of that name."""
     monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module('compute')
+    return importlib.import_module('benchmark.devices')
 
 
 @pytest.fixture
-def scaling(compute):
+def scaling(devices):
     """Returns a function from the arguments of `scaling` to its rows."""
     assert jax.device_count() == 8  # before it asks for fewer
 
     def run(**settings) -> list[dict]:
         parser = argparse.ArgumentParser()
-        compute.add_scaling(parser.add_subparsers())
+        devices.add_parser(parser.add_subparsers())
         args = parser.parse_args(['scaling'])
         assert set(settings) <= set(vars(args))
-        return compute.run_scaling(argparse.Namespace(**{**vars(args), **settings}))
+        return devices.run_scaling(argparse.Namespace(**{**vars(args), **settings}))
 
     return run
 
@@ -77,17 +77,17 @@ def test_accumulation_moves_gradients_and_nothing_else(scaling, name, times):
 
 @pytest.mark.parametrize('fsdp', [2, 8])
 def test_sharded_parameters_are_gathered_and_activations_stay(
-    compute, scaling, monkeypatch, fsdp
+    devices, scaling, monkeypatch, fsdp
 ):
     """ZeRO-3: parameters come to the images, not the images to the parameters."""
-    original = compute.training_config
+    original = devices.sides.training_config
 
     def shallow(args):
         config = original(args)
         config.model.transformer.num_layers = 2
         return config
 
-    monkeypatch.setattr(compute, 'training_config', shallow)
+    monkeypatch.setattr(devices.sides, 'training_config', shallow)
     settings = {'model': 'ViT-S_16', 'size': 160, 'batch': 64}
     (row,) = scaling(**settings, devices=[8], fsdp=[fsdp])
     kernels = 2 * (4 * 384 * 384 + 2 * 384 * 1536) + 16 * 16 * 3 * 384 + 384 * 1000

@@ -1,4 +1,4 @@
-"""The part of benchmark.py about `scan_layers`: one compiled block, or all of them."""
+"""The part `layers`: `scan_layers`: one compiled block, or all of them."""
 
 import argparse
 import statistics
@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import compute
+from benchmark import programs, sides
 
 LAYOUTS = {'stacked': True, 'unrolled': False}
 
 
-def add_layers(parts: argparse._SubParsersAction) -> None:
+def add_parser(parts: argparse._SubParsersAction) -> None:
     """Adds the part `layers` to the command line."""
     parser = parts.add_parser(
         'layers', help='scan_layers: time to compile, and of a step, against unrolled'
     )
-    compute.add_network(parser)
+    sides.add_network(parser)
     parser.add_argument(
         '--layers', type=int, nargs='+', default=[6, 24], help='numbers of blocks'
     )
@@ -31,12 +31,12 @@ def run_layers(args: argparse.Namespace) -> list[dict]:
     kept = {}
     for layers in (few, many):
         for name, scan_layers in LAYOUTS.items():
-            config = compute.training_config(args)
+            config = sides.training_config(args)
             if 'transformer' not in config.model:
                 raise ValueError(f'--model {args.model}: only ViTs have scan_layers')
             config.model.transformer.num_layers = layers
             config.scan_layers = scan_layers
-            kept[name, layers] = compute.Trained(config)
+            kept[name, layers] = sides.Trained(config)
     compiled: dict[Any, list[float]] = {key: [] for key in kept}
     steps = {}
     for _ in range(args.repeats):
@@ -44,20 +44,20 @@ def run_layers(args: argparse.Namespace) -> list[dict]:
             begin = time.perf_counter()
             steps[key] = trained.compile()
             compiled[key].append(time.perf_counter() - begin)
-    sides = {
-        name: compute.Side(
+    timed = {
+        name: sides.Side(
             name, '', 'training', kept[name, many].steps(steps[name, many])
         )
         for name in LAYOUTS
     }
     for _ in range(args.repeats):
-        for side in sides.values():
+        for side in timed.values():
             side.measure()
     rows = [
         {
             'name': f'{name}, {layers} blocks',
             'compile_seconds': statistics.median(seconds),
-            'temporary_bytes': compute.temporary_memory(steps[name, layers]),
+            'temporary_bytes': programs.temporary_memory(steps[name, layers]),
         }
         for (name, layers), seconds in compiled.items()
     ]
@@ -74,8 +74,8 @@ def run_layers(args: argparse.Namespace) -> list[dict]:
         ratio('compile, stacked to unrolled', stacked, compiled['unrolled', many]),
         ratio(
             'step, stacked to unrolled',
-            sides['stacked'].seconds,
-            sides['unrolled'].seconds,
+            timed['stacked'].seconds,
+            timed['unrolled'].seconds,
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Two things that benchmark.py compares: measured alternately, as ratios."""
+"""Two things that are compared: measured alternately, as ratios."""
 
 import statistics
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What benchmark.py compares with: the same network, written plainly or by others."""
+"""What is compared with: the same network, written plainly or by others."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""What benchmark.py compares its input pipeline with: the same work by tf.data.
+"""What the input pipeline is compared with: the same work by tf.data.
 
-    python scripts/tf_data.py FOLDER SIZE BATCH COUNT
+    python scripts/benchmark/tf_data_process.py FOLDER SIZE BATCH COUNT
 
 A process of its own, in any Python that has TensorFlow: both libraries would otherwise
 share threads, and only one needs TensorFlow. It prints 'ready VERSION', and for each

@@ -1,0 +1,1 @@
+"""Measures parts of vit_jax: `python scripts/benchmark --help`."""

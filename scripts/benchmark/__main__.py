@@ -1,0 +1,67 @@
+"""Measures parts of vit_jax on the machine at hand.
+
+    python scripts/benchmark model            # training step and inference
+    python scripts/benchmark model --baseline linen     # against flax's own layers
+    python scripts/benchmark input            # the input pipeline
+    python scripts/benchmark input --json     # the same as JSON
+    python scripts/benchmark input --baseline tf.data   # against tf.data
+    python scripts/benchmark train            # the training loop, and its start
+    python scripts/benchmark predict          # files to probabilities
+    python scripts/benchmark scaling          # memory and collectives by devices
+    python scripts/benchmark layers           # scan_layers against unrolled blocks
+
+What is compared runs alternately in one process, so that whoever shares the machine
+disturbs both alike. Ratios are formed within each pair of runs; the table shows their
+median and range.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+# Run as a folder, Python looks for modules inside it; they are those of a package.
+sys.path[0] = str(pathlib.Path(__file__).parents[1])
+
+from benchmark import (  # noqa: E402
+    devices,
+    layers,
+    loop,
+    machine,
+    network,
+    pipeline,
+    prediction,
+)
+
+PARTS = (network, pipeline, loop, prediction, devices, layers)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one part of the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog='benchmark',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest='part', required=True)
+    for part in PARTS:
+        part.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    report = {
+        'machine': machine.processor(),
+        'cores': machine.available_cores(),
+        'part': args.part,
+    }
+    try:
+        report['rows'] = args.run(args)
+    except ValueError as error:
+        parser.exit(2, f'benchmark: {error}\n')
+    if args.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f'{report["machine"]}, {report["cores"]} cores')
+    args.show(report['rows'])
+
+
+if __name__ == '__main__':
+    main()
