@@ -47,6 +47,21 @@ def golden():
     return load
 
 
+@pytest.fixture
+def web_server(tmp_path, monkeypatch):
+    """Yields a web server; downloads go to a cache of their own."""
+    import web
+
+    from vit_jax.files import fetch
+
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    monkeypatch.setenv(fetch.CACHE_VARIABLE, str(tmp_path / 'cache'))
+    # Between tries pooch waits some seconds.
+    monkeypatch.setattr('time.sleep', lambda seconds: None)
+    with web.serving() as server:
+        yield server
+
+
 def make_photos(root: pathlib.Path, *, classes=('cat', 'dog', 'eel'), **splits: int):
     """Writes `split/class/i.png`, as many of each class as said for each split.
 

@@ -37,8 +37,6 @@ FLOORS = (
 DOORS = FLOORS[-1]
 # Not by the order alone: files are the lowest, and know nothing of networks.
 EXCEPTIONS = {
-    # Where else weights can be had; to move to checkpoint/readers.py.
-    'files/fetch.py': {'models'},
     # A run reports what it forecasts and the recipes it starts from.
     'fine_tuning.py': {'configs'},
 }

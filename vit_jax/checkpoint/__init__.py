@@ -7,7 +7,7 @@
 - `checkpoint.train_state` (imported on its own): a training run's whole state.
 """
 
-from vit_jax.checkpoint import augreg, readers
+from vit_jax.checkpoint import augreg, readers, references
 from vit_jax.checkpoint.adapt import interpolate_posembed, resize_posembed
 from vit_jax.checkpoint.augreg import get_augreg_df
 from vit_jax.checkpoint.card import ModelCard, find_card
@@ -16,14 +16,12 @@ from vit_jax.checkpoint.model import card_of, load_model, num_channels
 from vit_jax.checkpoint.pretrained import load_pretrained
 from vit_jax.checkpoint.readers import load, open
 from vit_jax.checkpoint.weights import Weights
-from vit_jax.files import fetch
 
 __all__ = [
     'ModelCard',
     'Weights',
     'augreg',
     'card_of',
-    'fetch',
     'find_card',
     'get_augreg_df',
     'interpolate_posembed',
@@ -33,6 +31,7 @@ __all__ = [
     'num_channels',
     'open',
     'readers',
+    'references',
     'resize_posembed',
     'save',
 ]

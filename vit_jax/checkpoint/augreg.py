@@ -18,7 +18,7 @@ from typing import Any
 
 from vit_jax import models
 from vit_jax.checkpoint import class_names as imagenet
-from vit_jax.files import fetch
+from vit_jax.checkpoint import references
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def recommended(key: str, directory: str | os.PathLike = '') -> str:
 @functools.cache
 def _best_on_i21k(key: str, directory: str) -> str | None:
     try:
-        index = fetch.resolve(f'{directory or "."}/index.csv')
+        index = references.resolve(f'{directory or "."}/index.csv')
     except (ValueError, OSError) as error:
         if '://' in directory:
             log.info('Without an index.csv (%s): the published recommendation.', error)
@@ -248,7 +248,7 @@ def get_augreg_df(directory: str | os.PathLike = BUCKET) -> Any:
         raise ValueError(
             "get_augreg_df needs pandas: pip install 'vit_jax[augreg]'."
         ) from error
-    return pandas.read_csv(fetch.resolve(f'{os.fspath(directory)}/index.csv'))
+    return pandas.read_csv(references.resolve(f'{os.fspath(directory)}/index.csv'))
 
 
 def source(stem: str) -> dict[str, Any]:

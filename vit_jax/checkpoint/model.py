@@ -34,7 +34,7 @@ def load_model(
       reference: the folder of a finished run, ours or the original's; a file (.npz or
         .safetensors) with its card beside it, or without: then its published name
         (`ViT-B_16.npz`, AugReg's names) or its shapes tell the model; a repository of
-        timm or transformers; or an address of one of these: see `fetch`.
+        timm or transformers; or an address of one of these: see `references`.
       best: of a run, the parameters that were best on val instead of the last ones.
       num_classes: None or that of the file keeps the head; 0 drops it: the model
         then returns the pre-logits (b d).

@@ -6,23 +6,23 @@ from typing import Any
 
 from flax import traverse_util
 
+from vit_jax.checkpoint import references
 from vit_jax.checkpoint.formats import npz, original
 from vit_jax.checkpoint.ports import repository as hub_card
 from vit_jax.checkpoint.weights import Weights
-from vit_jax.files import fetch
 
 
 def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
     """Opens weights for reading array by array: see `Weights`.
 
     Args:
-      reference: what `fetch.resolve` takes.
+      reference: what `references.resolve` takes.
       best: of a run, the best parameters on val instead of the last ones.
 
     Raises:
       ValueError: there is no such file, or it cannot be read as weights.
     """
-    path = fetch.resolve(reference, best=best)
+    path = references.resolve(reference, best=best)
     if path.suffix == '.safetensors' or any(path.glob('*.safetensors')):
         return hub_card.open_port(path)
     if checkpoint := original.find(path):
@@ -36,7 +36,7 @@ def files(reference: str | os.PathLike) -> list[pathlib.Path]:
     Raises:
       ValueError: there is no such file.
     """
-    path = fetch.resolve(reference)
+    path = references.resolve(reference)
     if path.is_dir():
         parts = sorted(path.glob('*.safetensors'))
         if parts:

@@ -1,39 +1,25 @@
 """Photos without labels: files, folders, patterns and web addresses, as a source."""
 
-import difflib
 import glob
 import hashlib
 import operator
 import os
 import pathlib
-import re
 import shutil
 import tempfile
-import threading
-import time
-import urllib.parse
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import SupportsIndex
 
 from vit_jax.data import sources
 from vit_jax.data.datasets import folder
+from vit_jax.files import fetch
+from vit_jax.words import suggest
 
 # Of each kind of thing, how many names an error lists.
 _LISTED = 5
 # A larger file on the web is taken for no photo.
 MAX_BYTES = 256 << 20
-# Seconds without a byte after which a server counts as stalled.
-TIMEOUT = 30.0
-# Seconds to wait before another try; and answers that another try may change.
-_PAUSES = (0.2, 1.0)
-_BUSY = (408, 429, 500, 502, 503, 504)
-_SCHEMES = ('http', 'https', 'gs', 'hf')
-# hf://owner/repo/file, hf://datasets/owner/repo/file, each perhaps with @revision.
-_HUB = re.compile(
-    r'hf://(?P<repo>(?:(?:datasets|spaces)/)?[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?'
-    r'/(?P<file>[^@]+?)(?:@(?P<later>[^@]+))?'
-)
 
 
 class Photos:
@@ -80,7 +66,7 @@ class Photos:
                 'no photos are named: name files, folders, patterns or addresses'
             )
         self._downloads = ''
-        if any(map(_is_url, self.names)):
+        if any(map(fetch.is_url, self.names)):
             self._downloads = tempfile.mkdtemp(prefix='vit_jax-photos-')
             # Of this object alone: its copies in worker processes do not clear up.
             weakref.finalize(self, shutil.rmtree, self._downloads, ignore_errors=True)
@@ -92,11 +78,13 @@ class Photos:
         name = self.names[operator.index(index)]
         try:
             image = self._read(name)
-        except OSError as error:
+        except (OSError, fetch.DownloadError) as error:
             from vit_jax.data.images import ops  # imports cv2
 
             # What cannot be read is one bad image among others.
-            raise ops.UndecodableImage(name, error.strerror or str(error)) from error
+            is_web = isinstance(error, fetch.DownloadError)
+            reason = error.reason if is_web else error.strerror or str(error)
+            raise ops.UndecodableImage(name, reason) from error
         return {'image': image, 'label': -1, 'name': name}
 
     def __repr__(self) -> str:
@@ -110,118 +98,25 @@ class Photos:
     def _read(self, name: str) -> bytes:
         if name in self._contents:
             return self._contents[name]
-        if not _is_url(name):
+        if not fetch.is_url(name):
             return pathlib.Path(name).read_bytes()
         # An address is asked once, also if its answer is no photo.
         key = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()
-        path = pathlib.Path(self._downloads, key)
-        failed = path.with_suffix('.failed')
-        if path.exists():
-            return path.read_bytes()
-        if failed.exists():
-            raise _DownloadError(failed.read_text())
+        refusal = pathlib.Path(self._downloads, f'{key}.refused')
+        if refusal.exists():
+            raise fetch.DownloadError(name, refusal.read_text())
         try:
-            content = _download(_address(name))
-        except _DownloadError as error:
-            failed.write_text(str(error))
+            path = fetch.local(name, folder=self._downloads, max_bytes=MAX_BYTES)
+        except fetch.DownloadError as error:
+            refusal.write_text(error.reason)
             raise
-        # Another thread may look for it.
-        part = path.with_suffix(f'.{threading.get_ident()}')
-        part.write_bytes(content)
-        part.replace(path)
-        return content
-
-
-class _DownloadError(OSError):
-    """What an address gave instead of a file."""
-
-
-def _is_url(path: str) -> bool:
-    return '://' in path
-
-
-def _address(url: str) -> str:
-    """Returns the http(s) address of what a URL names.
-
-    Raises:
-      ValueError: it is a URL of another kind, or names no file.
-    """
-    scheme, _, rest = url.partition('://')
-    if scheme in ('http', 'https') and rest.strip('/'):
-        return url
-    # Where the clients of these services look for another server.
-    if scheme == 'gs' and '/' in rest.strip('/'):
-        host = os.environ.get('STORAGE_EMULATOR_HOST', 'https://storage.googleapis.com')
-        host = host if '://' in host else f'http://{host}'
-        return f'{host.rstrip("/")}/{urllib.parse.quote(rest)}'
-    if match := _HUB.fullmatch(url):
-        host = os.environ.get('HF_ENDPOINT', 'https://huggingface.co')
-        revision = match['revision'] or match['later'] or 'main'
-        file = urllib.parse.quote(match['file'])
-        return f'{host.rstrip("/")}/{match["repo"]}/resolve/{revision}/{file}'
-    if scheme in _SCHEMES:
-        raise ValueError(
-            f'{url} names no file; expected an address such as https://host/photo.jpg, '
-            'gs://bucket/photo.jpg or hf://owner/repo/photo.jpg'
-        )
-    known = ', '.join(f'{scheme}://' for scheme in _SCHEMES)
-    raise ValueError(f'{url}: photos are read from files and {known}')
-
-
-def _download(address: str) -> bytes:
-    """Returns what is at an address.
-
-    Raises:
-      _DownloadError: the server is not reached, refuses, stalls or sends too much.
-    """
-    import requests
-
-    # Some servers refuse libraries that do not say what they are used by.
-    options = {'stream': True, 'timeout': TIMEOUT, 'headers': {'User-Agent': 'vit_jax'}}
-    for seconds in (*_PAUSES, None):
-        content = bytearray()
-        try:
-            with requests.get(address, **options) as response:
-                if not response.ok:
-                    answer = f'{response.status_code} {response.reason}'.strip()
-                    reason = f'the server answered {answer}'
-                    if response.status_code not in _BUSY:
-                        break
-                else:
-                    for chunk in response.iter_content(1 << 16):
-                        content += chunk
-                        if len(content) > MAX_BYTES:
-                            reason = f'it has more than {MAX_BYTES >> 20} MiB'
-                            raise _DownloadError(reason)
-                    return bytes(content)
-        except (requests.TooManyRedirects, ValueError) as error:  # among them bad URLs
-            reason = f'it cannot be followed ({error})'
-            break
-        except requests.RequestException as error:
-            reason = _why(error)
-        if seconds is not None:
-            time.sleep(seconds)
-    raise _DownloadError(reason)
-
-
-def _why(error: Exception) -> str:
-    """Says in a line why nothing whole arrived."""
-    text = ' '.join(str(error).split())
-    if 'timed out' in text.lower():
-        return f'the server sent nothing for {TIMEOUT:g} seconds'
-    if 'incomplete' in text.lower():
-        return 'the connection broke before the end'
-    # Libraries wrap what the system said, and each repeats the address.
-    cause: BaseException = error
-    while cause.__context__ is not None:
-        cause = cause.__context__
-    return f'the server cannot be reached ({getattr(cause, "strerror", "") or text})'
+        return path.read_bytes()
 
 
 def _find(path: str) -> list[str]:
     """Returns the files that a path or a pattern names."""
-    if _is_url(path):
-        _address(path)
+    if fetch.is_url(path):
+        fetch.web_address(path)
         return [path]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -276,9 +171,8 @@ def _missing(path: str) -> ValueError:
             f'{path}: there is no such file, nor the folder {parent} that it would be '
             'in'
         )
-    near = difflib.get_close_matches(os.path.basename(path), os.listdir(parent))
-    hint = f'; did you mean {_list(near)}?' if near else ''
-    return ValueError(f'{path}: there is no such file{hint}')
+    hint = suggest.did_you_mean(os.path.basename(path), os.listdir(parent))
+    return ValueError(f'{path}: there is no such file.{hint}')
 
 
 def _list(names: list[str]) -> str:
