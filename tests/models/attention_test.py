@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax import models
-from vit_jax.models import attention
+from vit_jax.models import cudnn
 from vit_jax.models.attention import MultiHeadDotProductAttention
 
 HALF = jnp.dtype('bfloat16')
@@ -41,7 +41,7 @@ def by_cudnn(monkeypatch):
         return original(query, key, value, implementation='xla')
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', by_xla)
-    monkeypatch.setattr(attention, 'cudnn_obstacle', lambda *_: '')
+    monkeypatch.setattr(cudnn, 'obstacle', lambda *_: '')
     return seen
 
 
@@ -107,9 +107,9 @@ def gpu(monkeypatch):
 
 
 def test_what_is_in_the_way(gpu, monkeypatch):
-    monkeypatch.setattr(attention, '_refusal_of_cudnn', lambda *_: '')
+    monkeypatch.setattr(cudnn, '_refusal', lambda *_: '')
     shape = (2, 5, 2, 64)
-    obstacle = attention.cudnn_obstacle
+    obstacle = cudnn.obstacle
     assert obstacle(shape, HALF, 0.0) == ''
     assert 'float32' in obstacle(shape, jnp.dtype('float32'), 0.0)
     assert 'is 0.1' in obstacle(shape, HALF, 0.1)
@@ -122,7 +122,7 @@ def test_what_is_in_the_way(gpu, monkeypatch):
 
 def test_cudnn_is_asked_whether_it_has_a_kernel(gpu):
     # Here there is none, whatever the device says it can do.
-    found = attention.cudnn_obstacle((8, 197, 12, 64), HALF, 0.0)
+    found = cudnn.obstacle((8, 197, 12, 64), HALF, 0.0)
     assert 'no kernel for 12 heads of 64 dimensions and 197 tokens in bfloat16' in found
 
 

@@ -1,13 +1,13 @@
 """Multi-head self-attention, by XLA or by cuDNN's kernel."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models.layers import INTERMEDIATES, matrix_product
+from vit_jax.models import cudnn
+from vit_jax.models.layers import INTERMEDIATES
+from vit_jax.models.products import matrix_product
 
 # How attention is computed: by cuDNN's kernel where it can run and by XLA elsewhere, by
 # XLA, or by cuDNN's kernel or not at all.
@@ -85,7 +85,7 @@ class MultiHeadDotProductAttention(nn.Module):
         if self.attention == 'xla':
             return False
         dropout_rate = self.dropout_rate if train else 0.0
-        obstacle = cudnn_obstacle(shape, self.dtype, dropout_rate)
+        obstacle = cudnn.obstacle(shape, self.dtype, dropout_rate)
         if obstacle and self.attention == 'cudnn':
             raise ValueError(
                 f"attention is 'cudnn', but its kernel cannot run: {obstacle}. "
@@ -113,58 +113,3 @@ def softmax_numerator(
     scores = jnp.einsum('bkne,bkNe->bknN', query, key).astype(jnp.float32)
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     return jnp.exp(scores - largest)
-
-
-def cudnn_obstacle(shape: tuple, dtype: jnp.dtype, dropout_rate: float) -> str:
-    """Returns why cuDNN's attention cannot run, or ''.
-
-    Args:
-        shape: of the queries, (b n k e).
-        dtype: of the queries.
-        dropout_rate: of the attention weights.
-    """
-    if dtype == jnp.float32:
-        return 'it computes in bfloat16 or float16, and dtype is float32'
-    if dropout_rate:
-        return f'attention_dropout_rate is {dropout_rate}, and it drops nothing'
-    if not all(isinstance(size, int) for size in shape):
-        return 'it needs to know the number of images, which an export leaves open'
-    # Only now: a float32 model can be traced before hosts have found each other.
-    if (backend := jax.default_backend()) != 'gpu':
-        return f'this is a {backend}, and it needs an NVIDIA GPU'
-    device = jax.local_devices()[0]
-    # '9.0'; other makers have names here.
-    capability = str(getattr(device, 'compute_capability', ''))
-    if not capability[:1].isdigit() or float(capability) < 8:
-        return (
-            f'this is a {device.device_kind}, and it needs an NVIDIA GPU of compute '
-            'capability 8.0 or more (A100 and later)'
-        )
-    return _refusal_of_cudnn(*shape[1:], dtype)
-
-
-@functools.cache
-def _refusal_of_cudnn(
-    length: int, num_heads: int, head_dim: int, dtype: jnp.dtype
-) -> str:
-    """Returns why cuDNN has no kernel and gradient for such images, or ''.
-
-    It is asked, not known: that depends on its version, on the GPU and on CUDA's
-    version (github.com/jax-ml/jax/issues/32430).
-    """
-    query = jax.ShapeDtypeStruct((2, length, num_heads, head_dim), dtype)
-
-    def total(query: Array, key: Array, value: Array) -> Array:
-        attend = jax.nn.dot_product_attention
-        return attend(query, key, value, implementation='cudnn').sum()
-
-    try:
-        gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-        gradient.lower(query, query, query).compile()
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        first = str(error).strip().partition('\n')[0]
-        return (
-            f'cuDNN has no kernel for {num_heads} heads of {head_dim} dimensions and '
-            f'{length} tokens in {dtype} here ({first})'
-        )
-    return ''

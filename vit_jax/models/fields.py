@@ -1,12 +1,14 @@
 """Checks of what users pass to the models, and what they are told."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
+
+from vit_jax.words import suggest
 
 # The forms of GELU. All weights that Google published were trained with the tanh
 # approximation; PyTorch's ports compute the exact one (erf), which is one reason why
@@ -20,10 +22,8 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 def unknown(what: str, found: Any, valid: Iterable[str]) -> ValueError:
     """Returns the error for a name that is none of the valid ones."""
     valid = list(valid)
-    # Compared without case: 'vit-b16' should find 'ViT-B_16'.
-    by_lower = {name.lower(): name for name in valid}
-    near = difflib.get_close_matches(str(found).lower(), by_lower, n=5, cutoff=0.6)
-    suggestion = f'did you mean {" or ".join(by_lower[name] for name in near)}? '
+    near = suggest.nearest(str(found), valid, count=5)
+    suggestion = f'did you mean {" or ".join(near)}? '
     return ValueError(
         f'Unknown {what} {found!r}: {suggestion if near else ""}'
         f'Expected one of {", ".join(valid)}.'
@@ -73,6 +73,13 @@ def frozen(
     # JSON makes lists of tuples; a FrozenConfigDict would tell them apart.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return FrozenConfigDict(values)
+
+
+def options(record: type, without: Container[str] = ()) -> tuple[list[str], list[str]]:
+    """Returns the fields of a dataclass that must be given, and those that may be."""
+    names = [f for f in dataclasses.fields(record) if f.name not in without]
+    required = [f.name for f in names if f.default is dataclasses.MISSING]
+    return required, [f.name for f in names if f.name not in required]
 
 
 def check_images(images: Any) -> None:

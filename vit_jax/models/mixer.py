@@ -10,7 +10,7 @@ position embedding; what there is are `MixerBlock_{i}/tokens`, and `embedded`, `
 and `pre_logits/features` under the same names as there.
 """
 
-import functools
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -19,49 +19,61 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.models import fields
+from vit_jax.models.blocks import REMAT_POLICIES, apply_blocks
 from vit_jax.models.grid import patch_grid
 from vit_jax.models.layers import (
     HEAD_INITS,
     INTERMEDIATES,
-    REMAT_POLICIES,
     Head,
     MlpBlock,
     PreLogits,
-    apply_blocks,
     layer_norm,
 )
+
+STEM = 'MixerBlock'  # of the blocks' names
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """Every option of a Mixer's block; see the fields of `MlpMixer`."""
+
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    gelu: str
+    norm_epsilon: float
+    dtype: jnp.dtype
 
 
 class MixerBlock(nn.Module):
     """Token mixing, then channel mixing."""
 
-    tokens_mlp_dim: int
-    channels_mlp_dim: int
-    dtype: jnp.dtype
-    gelu: str
-    norm_epsilon: float
+    options: Mixing
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
         """Returns x + MLP(LN(x)ᵀ)ᵀ, and to that its MLP(LN(·)) added (eq. 1)."""
         self._check_tokens(x.shape[1])
+        options = self.options
 
         def mlp(width: int, name: str) -> MlpBlock:
             return MlpBlock(
                 width,
-                dtype=self.dtype,
-                gelu=self.gelu,
+                dtype=options.dtype,
+                gelu=options.gelu,
                 kernel_init=nn.initializers.lecun_normal(),
                 bias_init=nn.initializers.zeros,
                 name=name,
             )
 
-        norms = [
-            layer_norm(self.dtype, f'LayerNorm_{i}', self.norm_epsilon) for i in (0, 1)
-        ]
-        y = norms[0](x).swapaxes(1, 2)
-        x = x + mlp(self.tokens_mlp_dim, 'token_mixing')(y, train).swapaxes(1, 2)
-        x = x + mlp(self.channels_mlp_dim, 'channel_mixing')(norms[1](x), train)
+        ln_1, ln_2 = (
+            layer_norm(options.dtype, name, options.norm_epsilon)
+            for name in ('LayerNorm_0', 'LayerNorm_1')
+        )
+        mix_tokens = mlp(options.tokens_mlp_dim, 'token_mixing')
+        mix_channels = mlp(options.channels_mlp_dim, 'channel_mixing')
+
+        x = x + mix_tokens(ln_1(x).swapaxes(1, 2), train).swapaxes(1, 2)
+        x = x + mix_channels(ln_2(x), train)
         self.sow(INTERMEDIATES, 'tokens', x)
         return x
 
@@ -152,20 +164,19 @@ class MlpMixer(nn.Module):
         x = x.reshape(-1, rows * columns, self.hidden_dim)
         self.sow(INTERMEDIATES, 'embedded', x)
 
-        block = functools.partial(
-            MixerBlock,
-            tokens_mlp_dim=self.tokens_mlp_dim,
-            channels_mlp_dim=self.channels_mlp_dim,
-            dtype=self.dtype,
-            gelu=self.gelu,
-            norm_epsilon=self.norm_epsilon,
-        )
         x = apply_blocks(
-            block,
-            'MixerBlock',
-            self.num_blocks,
+            MixerBlock,
+            Mixing(
+                self.tokens_mlp_dim,
+                self.channels_mlp_dim,
+                self.gelu,
+                self.norm_epsilon,
+                self.dtype,
+            ),
             x,
             train,
+            stem=STEM,
+            num_layers=self.num_blocks,
             remat=self.remat,
             scan_layers=self.scan_layers,
         )

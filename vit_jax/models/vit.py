@@ -24,7 +24,6 @@ where each leaf is a tuple of one array, as `sow` makes it. With `scan_layers` t
 blocks are stacked, and `models.unstack` separates them.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -33,105 +32,49 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.models import fields
-from vit_jax.models.attention import ATTENTIONS, MultiHeadDotProductAttention
+from vit_jax.models.blocks import REMAT_POLICIES, Block, EncoderBlock, apply_blocks
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.layers import (
     HEAD_INITS,
     INTERMEDIATES,
-    REMAT_POLICIES,
     AddPositionEmbs,
     Head,
-    MlpBlock,
     PreLogits,
-    apply_blocks,
     layer_norm,
-    patch_product,
 )
+from vit_jax.models.products import patch_product
 from vit_jax.models.resnet import STANDARDIZATIONS, ResNetRoot
 
+STEM = 'encoderblock'  # of the blocks' names
 CLASSIFIERS = ('token', 'gap', 'unpooled', 'token_unpooled')
-
-
-class EncoderBlock(nn.Module):
-    """A pre-LayerNorm transformer block."""
-
-    num_heads: int
-    mlp_dim: int
-    dropout_rate: float
-    attention_dropout_rate: float
-    dtype: jnp.dtype
-    gelu: str
-    norm_epsilon: float
-    attention: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
-        """Returns x + MSA(LN(x)), and to that its MLP(LN(·)) added (eq. 2 and 3)."""
-        attention = MultiHeadDotProductAttention(
-            self.num_heads,
-            self.attention_dropout_rate,
-            self.dtype,
-            self.attention,
-            name='MultiHeadDotProductAttention_0',
-        )
-        mlp = MlpBlock(
-            self.mlp_dim, self.dropout_rate, self.dtype, self.gelu, name='MlpBlock_0'
-        )
-        norms = [
-            layer_norm(self.dtype, f'LayerNorm_{i}', self.norm_epsilon) for i in (0, 1)
-        ]
-        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-
-        x = x + dropout(attention(norms[0](x), train))
-        x = x + mlp(norms[1](x), train)
-        self.sow(INTERMEDIATES, 'tokens', x)
-        return x
 
 
 class Encoder(nn.Module):
     """Position embedding, blocks and the last LayerNorm."""
 
     num_layers: int
-    num_heads: int
-    mlp_dim: int
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.1
-    dtype: jnp.dtype = jnp.dtype('float32')
+    block: Block
     remat: str = 'none'
     scan_layers: bool = False
-    gelu: str = 'tanh'
-    norm_epsilon: float = fields.NORM_EPSILON
-    attention: str = 'auto'
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
         """Returns the encoded tokens."""
-        x = AddPositionEmbs(self.dtype, name='posembed_input')(x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        block = self.block
+        x = AddPositionEmbs(block.dtype, name='posembed_input')(x)
+        x = nn.Dropout(block.dropout_rate, deterministic=not train)(x)
         self.sow(INTERMEDIATES, 'embedded', x)
-
-        block = functools.partial(
-            EncoderBlock,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            dtype=self.dtype,
-            gelu=self.gelu,
-            norm_epsilon=self.norm_epsilon,
-            attention=self.attention,
-        )
         x = apply_blocks(
+            EncoderBlock,
             block,
-            'encoderblock',
-            self.num_layers,
             x,
             train,
+            stem=STEM,
+            num_layers=self.num_layers,
             remat=self.remat,
             scan_layers=self.scan_layers,
         )
-
-        x = layer_norm(self.dtype, 'encoder_norm', self.norm_epsilon)(x)
+        x = layer_norm(block.dtype, 'encoder_norm', block.norm_epsilon)(x)
         self.sow(INTERMEDIATES, 'encoded', x)
         return x
 
@@ -145,8 +88,8 @@ class VisionTransformer(nn.Module):
     Attributes:
         num_classes: width of the head; 0 or None for no head: the result is pre-logits.
         patches: {'size': (height, width)}, in pixels, or in positions of the root.
-        transformer: num_layers, num_heads, mlp_dim, dropout_rate (0.1),
-            attention_dropout_rate (0.1).
+        transformer: num_layers, and the options of a `Block`: num_heads, mlp_dim,
+            dropout_rate (0.1), attention_dropout_rate (0.1).
         hidden_size: width d of the tokens.
         resnet: {'num_layers': units of each stage, 'width_factor': …} for hybrids;
             see resnet.py.
@@ -190,11 +133,12 @@ class VisionTransformer(nn.Module):
     def __post_init__(self):
         # Frozen, so that a model can be hashed and is not changed through a config.
         self.patches = fields.frozen('patches', self.patches, ['size'])
+        required, optional = fields.options(Block, without=self.__dataclass_fields__)
         self.transformer = fields.frozen(
             'transformer',
             self.transformer,
-            required=['num_layers', 'num_heads', 'mlp_dim'],
-            optional=['dropout_rate', 'attention_dropout_rate'],
+            required=['num_layers', *required],
+            optional=optional,
         )
         if self.resnet is not None:
             self.resnet = fields.frozen(
@@ -211,9 +155,21 @@ class VisionTransformer(nn.Module):
         fields.check_one_of('classifier', self.classifier, CLASSIFIERS)
         fields.check_one_of('head_init', self.head_init, HEAD_INITS)
         fields.check_one_of('remat', self.remat, REMAT_POLICIES)
-        fields.check_one_of('attention', self.attention, ATTENTIONS)
         self.gelu, self.norm_epsilon = fields.numerics(self.gelu, self.norm_epsilon)
+        self._block()  # checks its options
         super().__post_init__()
+
+    @nn.nowrap
+    def _block(self) -> Block:
+        """Returns the options of every block: `transformer`'s and the model's own."""
+        options = {k: v for k, v in self.transformer.items() if k != 'num_layers'}
+        return Block(
+            **options,
+            gelu=self.gelu,
+            norm_epsilon=self.norm_epsilon,
+            attention=self.attention,
+            dtype=self.dtype,
+        )
 
     @nn.compact
     def __call__(
@@ -260,13 +216,10 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([jnp.tile(cls, (x.shape[0], 1, 1)), x], axis=1)
 
         encoder = Encoder(
-            **self.transformer,
-            dtype=self.dtype,
-            remat=self.remat,
-            scan_layers=self.scan_layers,
-            gelu=self.gelu,
-            norm_epsilon=self.norm_epsilon,
-            attention=self.attention,
+            self.transformer.num_layers,
+            self._block(),
+            self.remat,
+            self.scan_layers,
             name='Transformer',
         )
         x = encoder(x, train)
