@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from vit_jax import checkpoint, config, data, evaluate, train
-from vit_jax.evaluation import few_shot
+from vit_jax.evaluation import accuracy, few_shot
 from vit_jax.files import run_record
 from vit_jax.inference.predictor import Predictor
 from vit_jax.training import loop
@@ -151,7 +151,7 @@ def test_a_run_that_fails_and_goes_on_ends_with_the_same_bits(
 
     training_steps = loop.training_steps
     with monkeypatch.context() as patch:
-        patch.setattr(train, 'training_steps', dying)
+        patch.setattr(loop, 'training_steps', dying)
         with pytest.raises(DiedError):
             train.train_and_evaluate(config, tmp_path / 'run')
     assert 'DiedError' in (tmp_path / 'run' / 'train.log').read_text()
@@ -166,7 +166,7 @@ def test_a_run_that_fails_and_goes_on_ends_with_the_same_bits(
 
 def test_a_complete_run_is_returned_as_it_is(whole_run, photos, monkeypatch):
     run, params, summary = whole_run
-    monkeypatch.setattr(train, 'training_steps', None)
+    monkeypatch.setattr(loop, 'training_steps', None)
     config = tiny_config(photos, total_steps=6, warmup_steps=2)
     again, same = train.train_and_evaluate(config, run)
     assert_bit_equal(again, params)
@@ -203,7 +203,7 @@ def test_how_keys_may_change_and_blocks_may_be_stacked(
 
     training_steps = loop.training_steps
     with monkeypatch.context() as patch:
-        patch.setattr(train, 'training_steps', two)
+        patch.setattr(loop, 'training_steps', two)
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(
                 tiny_config(photos, **settings, **how), tmp_path / 'run'
@@ -341,16 +341,16 @@ def test_two_processes_do_not_share_a_run(photos, tmp_path):
 def test_early_stopping_uses_val_alone(photos, tmp_path, monkeypatch):
     """Val says 0.1, 0.9, then worse: with patience 2 the run ends at step 8."""
     values = iter([0.1, 0.9, 0.5, 0.5, 0.5])
-    evaluate = train.evaluators.evaluate.evaluate
+    evaluate = accuracy.evaluate
     asked = []
 
     def fake(step, params, batches, mesh):
         found = evaluate(step, params, batches, mesh)
         asked.append(found['num_examples'])
-        accuracy = next(values) if found['num_examples'] == 9 else 1.0
-        return {**found, 'accuracy': accuracy}
+        value = next(values) if found['num_examples'] == 9 else 1.0
+        return {**found, 'accuracy': value}
 
-    monkeypatch.setattr(train.evaluators.evaluate, 'evaluate', fake)
+    monkeypatch.setattr(accuracy, 'evaluate', fake)
     settings = tiny_config(
         photos, total_steps=50, eval_every=2, checkpoint_every=0, early_stop=2
     )

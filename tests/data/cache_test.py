@@ -429,7 +429,7 @@ class TestRuns:
                     raise KilledError
 
         with (
-            mock.patch.object(train, 'training_steps', killed),
+            mock.patch.object(loop, 'training_steps', killed),
             pytest.raises(KilledError),
         ):
             train.train_and_evaluate(recipe_lib.load_recipe(str(recipe)), run)

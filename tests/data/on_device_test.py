@@ -260,7 +260,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bits(recipe, on, tmp_path):
     run = tmp_path / 'run'
     config = recipe_lib.load_recipe(str(recipe))
     config.cache.on_device = True
-    with mock.patch.object(train, 'training_steps', killed), pytest.raises(KilledError):
+    with mock.patch.object(loop, 'training_steps', killed), pytest.raises(KilledError):
         train.train_and_evaluate(config, run)
     # How much may be kept does not decide the numbers, nor does where on the host.
     more = ['--config.cache.device_mb=1', '--config.cache.where=memory']

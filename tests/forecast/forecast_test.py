@@ -13,12 +13,12 @@ import processes
 import pytest
 from conftest import tiny_config
 
-from vit_jax import data, main, train
+from vit_jax import main, train
 from vit_jax.checkpoint.formats import npz
 from vit_jax.forecast import answer, forecast, measure
 from vit_jax.forecast import program as program_lib
 from vit_jax.runtime import memory
-from vit_jax.training import plan
+from vit_jax.training import plan as plan_lib
 from vit_jax.training import step as train_step
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / 'scripts'))
@@ -89,12 +89,11 @@ def test_the_very_step_that_training_compiles(ask, tmp_path, photos, monkeypatch
 
         return Noting()
 
-    monkeypatch.setattr(program_lib, 'compile_step', noting)
-    monkeypatch.setattr(program_lib._Program, 'another_batch', lambda self: None)
+    monkeypatch.setattr(plan_lib, 'compile_step', noting)
+    monkeypatch.setattr(program_lib.Program, 'another_batch', lambda self: None)
     config = tiny_config(photos, **{'sharding.fsdp': 2, 'batch': 16, 'accum_steps': 2})
     forecast.forecast(config, tmp_path / 'run')
     assert len(found) == 1
-    monkeypatch.setattr(train, 'compile_step', noting)
     train.train_and_evaluate(config, tmp_path / 'run')
     assert len(found) == 2
     assert found[0] == found[1]
@@ -103,14 +102,12 @@ def test_the_very_step_that_training_compiles(ask, tmp_path, photos, monkeypatch
 def test_memory_is_that_of_one_device(photos):
     settings = {'model.hidden_size': 40, 'model.transformer.mlp_dim': 800, 'batch': 16}
     programs = [
-        program_lib._Program.of(
-            filled_in(photos, **settings, **{'sharding.fsdp': fsdp}), num_classes=3
-        )
+        program_lib.Program.of(planned(photos, **settings, **{'sharding.fsdp': fsdp}))
         for fsdp in (1, 8)
     ]
     whole, split = (memory.size(program.shapes) for program in programs)
     assert split < whole / 6
-    taken = memory.Taken.by(programs[1].compile_step())
+    taken = memory.MemoryUse.of(programs[1].compile_step())
     assert split <= taken.arguments < whole / 4
 
 
@@ -176,13 +173,13 @@ def test_too_little_memory(ask, monkeypatch):
     monkeypatch.setattr(memory, 'available', lambda device: needed)
     wide = ['--config.model.hidden_size=100', '--config.pp.crop=512']
     tried = []
-    real = measure._alone
+    real = measure.alone
 
     def alone(program, step):
         tried.append(program.config.batch)
         return real(program, step)
 
-    monkeypatch.setattr(measure, '_alone', alone)
+    monkeypatch.setattr(measure, 'alone', alone)
     code, text = ask('--config.batch=24', *wide)
     assert code == 1
     assert 'it does NOT fit' in text
@@ -200,7 +197,7 @@ def test_a_step_that_takes_too_long_is_not_tried_whole(ask, monkeypatch):
 
 
 def test_input_that_does_not_keep_up(ask, monkeypatch):
-    monkeypatch.setattr(measure, '_input_rate', lambda config, source: 0.5)
+    monkeypatch.setattr(measure, 'input_rate', lambda plan: 0.5)
     _, text = ask()
     assert (
         'the device will wait for data; --config.num_workers is 0, '
@@ -228,21 +225,17 @@ def test_the_largest_batch_would_fit(photos, tmp_path, monkeypatch):
     found = forecast.forecast(tiny_config(photos, batch=16, **settings), tmp_path)
     assert found.fits
     assert found.largest_batch > 100
-    config = filled_in(photos, batch=found.largest_batch, **settings)
-    program = program_lib._Program.of(config, 3)
-    taken = memory.Taken.by(program.compile_step())
+    plan = planned(photos, batch=found.largest_batch, **settings)
+    program = program_lib.Program.of(plan)
+    taken = memory.MemoryUse.of(program.compile_step())
     _, process = program.peak(taken, None, 0, base)
     assert process - base == pytest.approx(limit - base, rel=0.1)
 
 
-def filled_in(photos, **settings):
-    """Returns a configuration with nothing left to be filled in."""
-    config = tiny_config(photos, **settings)
-    dataset = data.open_dataset(str(photos))
-    sources = plan.open_splits(config, dataset)
-    plan.fill_in(config, len(sources['train']), None)
-    plan.follow_weights(config, None)
-    return config
+def planned(photos, **settings):
+    """Returns the plan of a run that has no directory."""
+    config = plan_lib.checked(tiny_config(photos, **settings))
+    return plan_lib.prepare(config, '/nowhere')
 
 
 def test_a_forecast_is_plain_data(photos, tmp_path, monkeypatch):

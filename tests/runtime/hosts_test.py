@@ -382,8 +382,8 @@ def test_the_devices_of_a_task_of_slurm(monkeypatch, variables, devices):
 def test_one_host_agrees_with_itself():
     assert hosts.gather('å') == ['å']
     hosts.agree({'a': 1})
-    assert hosts.first_ahead(lambda: 3) == 3
-    with pytest.raises(KeyError), hosts.together():
+    assert hosts.first_host_first(lambda: 3) == 3
+    with pytest.raises(KeyError), hosts.raise_on_all():
         raise KeyError('x')
     assert hosts.SharedSignal(sharding.make_mesh())(3, 15) == 15
     assert re.fullmatch('[0-9a-f]{64}', hosts.code())
@@ -405,9 +405,9 @@ def test_arrays_are_made_whole():
     mesh = sharding.make_mesh(4)
     split = jax.device_put(np.arange(8.0), sharding.state_sharding(mesh, np.zeros(8)))
     assert not split.is_fully_replicated
-    found = sharding.whole(split)
+    found = sharding.replicate(split)
     assert found.is_fully_replicated
     np.testing.assert_array_equal(found, split)
-    assert sharding.whole(found) is found
+    assert sharding.replicate(found) is found
     tree = {'a': split}
     assert sharding.on_this_host(tree, sharding.on_one_host(mesh)) is tree

@@ -8,15 +8,15 @@ import pytest
 from conftest import tiny_config
 
 from vit_jax import config as config_lib
-from vit_jax import main, train
+from vit_jax import main
 from vit_jax.runtime import memory
-from vit_jax.training import out_of_memory
+from vit_jax.training import out_of_memory, plan
 
 
 def test_what_a_program_takes():
     shape = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     step = jax.jit(lambda x, y: (x + y @ y, y.sum()), donate_argnums=0)
-    taken = memory.Taken.by(step.lower(shape, shape).compile())
+    taken = memory.MemoryUse.of(step.lower(shape, shape).compile())
     one = 256 * 256 * 4
     assert taken.arguments == 2 * one
     assert taken.aliased == one
@@ -103,7 +103,7 @@ def test_a_device_out_of_memory_is_answered(tmp_path, photos, monkeypatch, capsy
 
         return step
 
-    monkeypatch.setattr(train, 'compile_step', compile_step)
+    monkeypatch.setattr(plan, 'compile_step', compile_step)
     recipe = processes.write_recipe(tmp_path / 'tiny.py', photos, batch=16)
     command = ['main', f'--config={recipe}', f'--workdir={tmp_path / "run"}']
     assert main.main(command) == 2

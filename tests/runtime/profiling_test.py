@@ -6,7 +6,8 @@ import json
 import processes
 import pytest
 
-from vit_jax import main, train
+from vit_jax import main
+from vit_jax.training import loop
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_run_is_the_same_with_a_trace(run, tmp_path):
 
 def test_a_trace_ends_with_the_run(run, monkeypatch):
     """Early stopping, or an error, in the middle of it; what goes on is traced too."""
-    steps = train.training_steps
+    steps = loop.training_steps
 
     def dying(*arguments):
         for item in steps(*arguments):
@@ -79,7 +80,7 @@ def test_a_trace_ends_with_the_run(run, monkeypatch):
             yield item
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, 'training_steps', dying)
+        patch.setattr(loop, 'training_steps', dying)
         code, folder = run('profile_steps=2,6')
     assert code == 1
     assert annotated(traces(folder)[0]) == [2, 3, 4, 5]

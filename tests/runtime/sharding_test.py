@@ -166,7 +166,7 @@ def test_no_device_holds_all_parameters_while_they_are_made(monkeypatch, scan_la
     def measured(function, **options):
         def call(*args):
             compiled = real(function, **options).lower(*args).compile()
-            needed.append(memory.Taken.by(compiled).total)
+            needed.append(memory.MemoryUse.of(compiled).total)
             return compiled(*args)
 
         return call

@@ -245,7 +245,7 @@ def test_by_default_the_state_is_what_it_was():
 def test_a_run_from_before_these_keys_goes_on(photos, tmp_path):
     config = tiny_config(photos)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, 'training_steps', stop_after(3))
+        patch.setattr(loop, 'training_steps', stop_after(3))
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(config, tmp_path / 'run')
     stored = tmp_path / 'run' / 'config.json'
@@ -300,7 +300,7 @@ def test_four_steps_are_two_and_two(photos, tmp_path, optimizer, before, after):
         tiny_config(photos, **settings, **how), tmp_path / 'whole'
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, 'training_steps', stop_after(2))
+        patch.setattr(loop, 'training_steps', stop_after(2))
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(
                 tiny_config(photos, **settings, **before), tmp_path / 'parts'

@@ -19,7 +19,7 @@ RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 FLOORS = (
     ('words',),
     ('files', 'models'),
-    ('runtime', 'optim', 'config'),
+    ('runtime', 'optim', 'config', 'tasks'),
     ('checkpoint', 'data'),
     ('inference',),
     ('evaluation',),

@@ -105,13 +105,13 @@ def test_so_many_batches_as_asked_for(
 )
 def test_every_key_decides_what_runs(setting, program, monkeypatch, tmp_path):
     texts = []
-    taken = inference_time.memory.Taken.by
+    taken = inference_time.memory.MemoryUse.of
 
     def spied(compiled):
         texts.append(compiled.as_text())
         return taken(compiled)
 
-    monkeypatch.setattr(inference_time.memory.Taken, 'by', spied)
+    monkeypatch.setattr(inference_time.memory.MemoryUse, 'of', spied)
     command = ['main', '--config=inference_time.py:testing', '--config.steps=1']
     tiny = [a for a in TINY[1:] if setting.partition('=')[0] not in a]
     for name, more in ('without', []), ('with', [f'--config.{setting}']):

@@ -257,7 +257,7 @@ def test_devices_parts_and_stacks_agree(settings):
 def test_the_state_is_written_in_place():
     """Keeping the state of a skipped step takes no second copy of it."""
     _, state, step, batch = started(optimizer='adamw')
-    taken = memory.Taken.by(step.lower(state, batch(0)).compile())
+    taken = memory.MemoryUse.of(step.lower(state, batch(0)).compile())
     assert taken.aliased >= memory.size(state)
 
 
@@ -323,7 +323,7 @@ def dying(last):
 
     training_steps = loop.training_steps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, 'training_steps', steps_until)
+        patch.setattr(loop, 'training_steps', steps_until)
         with pytest.raises(DiedError):
             yield
 
@@ -439,8 +439,8 @@ def test_a_dry_run(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(forecast, '_ENOUGH', 0)
     assert main.main(command(photos, tmp_path, '--dry_run')) == 0
     assert 'it fits' in capsys.readouterr().out
-    config = tiny_config(photos, dtype='float16')
-    program = program_lib._Program.of(config, 3)
+    config = plan.checked(tiny_config(photos, dtype='float16'))
+    program = program_lib.Program.of(plan.prepare(config, tmp_path / 'other'))
     state = program.state()
     assert jax.tree.structure(state) == jax.tree.structure(program.shapes)
     assert float(state.loss_scale.scale) == loss_scale.FIRST

@@ -150,7 +150,8 @@ def test_what_draws_random_numbers():
         model = models.from_config(config, num_classes=3, scan_layers=scan_layers)
         pixels = train_step.normalize(images)
         params = model.init(jax.random.key(0), pixels, train=False)['params']
-        assert train_step.draws(model, params, images) == (rate > 0)
+        objective = train_step.Objective(model)
+        assert objective.draws(params, {}, images) == (rate > 0)
 
 
 @pytest.mark.parametrize('reduced_once', [False, True])
@@ -160,17 +161,18 @@ def test_accumulation_gathers_no_batch(reduced_once):
     rows = sharding.batch_sharding(mesh)
     params = jax.device_put({'w': jnp.ones((12, 3))}, sharding.replicated(mesh))
 
-    def loss_and_grad(params, batch, rng):
+    def loss_and_grad(params, model_state, batch, rng):
         del rng
         return jax.value_and_grad(
-            lambda p: (batch['image'].reshape(-1, 12) @ p['w']).mean()
+            lambda p: ((batch['image'].reshape(-1, 12) @ p['w']).mean(), model_state),
+            has_aux=True,
         )(params)
 
     batch = {'image': jax.device_put(jnp.ones((32, 2, 2, 3)), rows)}
     step = functools.partial(train_step.accumulate_gradient, loss_and_grad)
     compiled = (
-        jax.jit(step, static_argnums=(3, 4))
-        .lower(params, batch, jax.random.key(0), 4, mesh if reduced_once else None)
+        jax.jit(step, static_argnums=(4, 5))
+        .lower(params, {}, batch, jax.random.key(0), 4, mesh if reduced_once else None)
         .compile()
     )
     assert 'all-reduce' in compiled.as_text()

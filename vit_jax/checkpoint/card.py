@@ -27,6 +27,7 @@ class ModelCard:
       num_classes: number of outputs of the head.
       image_size: (height, width) in pixels of the images the model takes.
       class_names: one name per output, or None.
+      task: what it was trained for: `config.task`; it says what its outputs mean.
       resize: shorter side in pixels before the centre crop (`pp.resize`); None
         resizes straight to `image_size`.
       mean: a pixel x of 0..255 enters the model as (x - mean) / std; one number, or
@@ -44,6 +45,7 @@ class ModelCard:
     mean: Number | Sequence[Number] = 127.5
     std: Number | Sequence[Number] = 127.5
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    task: str = 'classes'
 
     def __post_init__(self):
         model = (

@@ -68,7 +68,7 @@ def load_model(
         )
         params = pretrained.fit(
             weights,
-            variables['params'],
+            models.weights(variables),
             card.model,
             card=own,
             image_size=size,

@@ -25,6 +25,7 @@ HOW = frozenset(
         'cache.where',
         'checkpoint_every',
         'few_shot',
+        'evals',
         'dataset',  # its examples are compared by fingerprint instead
         'keep_checkpoints',
         'num_threads',
@@ -99,6 +100,9 @@ def default() -> ConfigDict:
     config.trainer = 'train'
     # The one seed: parameters, dropout, shuffling and augmentation follow from it.
     config.seed = 0
+
+    # What is learned: a name of tasks.TASKS, or your own as package.module:Name.
+    config.task = 'classes'
 
     # The network, as in models.MODEL_CONFIGS; a recipe sets it.
     config.model = ConfigDict()
@@ -179,6 +183,9 @@ def default() -> ConfigDict:
     # on another dataset's train and test splits, or, None, on this one's train and val.
     config.few_shot = ConfigDict({'every': 0, 'shots': (1, 5, 10, 25)})
     config.few_shot.dataset = placeholder(str)
+    # More of what is asked of the parameters on the way, by name, as
+    # {'type': 'few_shot', 'every': 500, …}: see training/evaluators.py.
+    config.evals = ConfigDict()
     # At the start, so many images as the network sees them, to images/ in the run
     # directory and to TensorBoard; it needs matplotlib.
     config.show_images = 0

@@ -1,6 +1,7 @@
 """Every example exactly once: accuracy and loss of parameters on a split."""
 
 import collections
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,60 +9,64 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from vit_jax import models
 from vit_jax.runtime import sharding
+from vit_jax.tasks import CLASSES, Task
 
 log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 EvalStep = Callable[[Any, Batch], dict[str, Float[Array, '']]]
 
+# Of a batch, what the devices do not need.
+HOST_ONLY = ('index', 'skipped')
 # Batches on the device at once: one that computes and one that arrives.
 _IN_FLIGHT = 2
 
 
-def eval_step(params: Any, batch: Batch, *, model: nn.Module) -> dict[str, Array]:
+def eval_step(
+    weights: Any, batch: Batch, *, model: nn.Module, task: Task = CLASSES
+) -> dict[str, Array]:
     """Returns sums over the examples of a batch whose mask is 1.
 
     Args:
-        params: of the model.
-        batch: image (b h w c) as the model takes it, label (b), mask (b).
-        model: gives logits (b y).
+        weights: of the model.
+        batch: image (b h w c) as the model takes it, mask (b), and what the task's
+            targets come from, as label (b).
+        model: gives outputs (b …).
+        task: says how they are judged.
 
     Returns:
-        Sums of 'correct', 'loss' (softmax cross-entropy) and 'num_examples'.
+        Sums of each metric of the task, and 'num_examples'.
     """
-    logits = model.apply({'params': params}, batch['image'], train=False)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
-    correct = logits.argmax(axis=-1) == batch['label']
-    return {
-        'correct': (correct * batch['mask']).sum(),
-        'loss': (loss * batch['mask']).sum(),
-        'num_examples': batch['mask'].sum(),
-    }
+    outputs = model.apply(models.variables(weights), batch['image'], train=False)
+    metrics = task.metrics(outputs, task.targets(batch))
+    sums = {name: (value * batch['mask']).sum() for name, value in metrics.items()}
+    return {**sums, 'num_examples': batch['mask'].sum()}
 
 
-def make_eval_step(model: nn.Module) -> EvalStep:
-    """Returns `eval_step` of a model, compiled."""
-    return jax.jit(lambda params, batch: eval_step(params, batch, model=model))
+def make_eval_step(model: nn.Module, task: Task = CLASSES) -> EvalStep:
+    """Returns `eval_step` of a model and a task, compiled."""
+    return jax.jit(functools.partial(eval_step, model=model, task=task))
 
 
 def evaluate(
-    step: EvalStep, params: Any, batches: Iterable[Batch], mesh: Mesh
+    step: EvalStep, weights: Any, batches: Iterable[Batch], mesh: Mesh
 ) -> dict[str, float]:
-    """Returns accuracy, mean loss and the number of examples.
+    """Returns the means of a task's metrics, and the number of examples.
 
     Args:
         step: from `make_eval_step`.
-        params: of the model.
+        weights: of the model.
         batches: from `data.eval_batches`: image, label, and mask 0 for padding.
         mesh: whose devices share each batch.
 
     Returns:
-        'accuracy' in [0, 1], 'loss', and 'num_examples' as an int.
+        Of the task 'classes' 'accuracy' in [0, 1] and 'loss'; and 'num_examples' as
+        an int.
 
     Raises:
         ValueError: no example is left: none of them decodes.
@@ -76,22 +81,19 @@ def evaluate(
     skipped = 0
     for batch in batches:
         skipped += int(np.sum(batch.get('skipped', 0)))
-        batch = {name: batch[name] for name in ('image', 'label', 'mask')}
-        waiting.append(step(params, sharding.to_devices(batch, rows)))
+        batch = {name: x for name, x in batch.items() if name not in HOST_ONLY}
+        waiting.append(step(weights, sharding.to_devices(batch, rows)))
         if len(waiting) > _IN_FLIGHT:
             collect()
     while waiting:
         collect()
     if skipped:
         log.warning('%d images do not decode and were left out.', skipped)
-    num_examples = round(sums['num_examples'])
+    num_examples = round(sums.pop('num_examples'))
     if not num_examples:
         raise ValueError('There is nothing to judge: none of the examples decodes.')
-    return {
-        'accuracy': sums['correct'] / num_examples,
-        'loss': sums['loss'] / num_examples,
-        'num_examples': num_examples,
-    }
+    means = {name: total / num_examples for name, total in sums.items()}
+    return {**means, 'num_examples': num_examples}
 
 
 def batch_size(wanted: int, num_examples: int, num_devices: int) -> int:

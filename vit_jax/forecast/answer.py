@@ -2,16 +2,15 @@
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from vit_jax import config as config_lib
-from vit_jax import data
-from vit_jax.forecast.program import _Program
-from vit_jax.runtime.memory import Taken, readable
-from vit_jax.training.state import num_params
+from vit_jax.runtime.memory import MemoryUse
+from vit_jax.training.plan import Plan
+from vit_jax.words.units import readable_bytes
 
 # Share of a device's memory that is left alone: it is never free in one piece.
 _SPARE = 0.04
@@ -29,6 +28,7 @@ class Forecast:
         peak_bytes: the most that a device holds at a time, batches in waiting included.
         process_bytes: on the CPU, the most that the whole process takes, all devices
             and Python included; None elsewhere.
+        cache_bytes: of `process_bytes`, the images that the run keeps decoded.
         limit: bytes that a device has, or on the CPU the process; None: not told.
         seconds_per_step: in the run, data included.
         probed: images of the step that was tried, the batch unless it was too long.
@@ -42,11 +42,12 @@ class Forecast:
     """
 
     title: str
-    step: Taken
-    evaluation: Taken | None
+    step: MemoryUse
+    evaluation: MemoryUse | None
     state_bytes: int
     peak_bytes: int
     process_bytes: int | None
+    cache_bytes: int
     limit: int | None
     batch: int
     seconds_per_step: float
@@ -62,7 +63,7 @@ class Forecast:
     @property
     def fits(self) -> bool:
         """Whether the memory is enough, as far as that is known."""
-        return self.limit is None or _needed(self) <= _usable(self.limit)
+        return self.limit is None or _needed(self) <= usable(self.limit)
 
     @property
     def keeps_up(self) -> bool:
@@ -103,49 +104,52 @@ class Forecast:
         return '\n'.join(lines)
 
     def _memory(self) -> Iterator[str]:
+        say = readable_bytes
         parts = self.step
         batch = parts.arguments - self.state_bytes
         yield (
-            f'Memory      a step {readable(parts.total)} per device: parameters and '
-            f'optimizer {readable(self.state_bytes)}, batch {readable(batch)}, '
-            f'temporaries {readable(parts.total - parts.arguments)}'
+            f'Memory      a step {say(parts.total)} per device: parameters and '
+            f'optimizer {say(self.state_bytes)}, batch {say(batch)}, '
+            f'temporaries {say(parts.total - parts.arguments)}'
         )
         if self.evaluation is not None:
-            yield f'            evaluation {readable(self.evaluation.total)} per device'
+            yield f'            evaluation {say(self.evaluation.total)} per device'
+        if self.cache_bytes:
+            yield f'            {say(self.cache_bytes)} of images, kept decoded'
         whole = '' if self.process_bytes is None else 'the whole process about '
         limit = (
             'the device does not say how much it has'
             if self.limit is None
-            else f'of {readable(self.limit)}: '
+            else f'of {readable_bytes(self.limit)}: '
             + ('it fits' if self.fits else 'it does NOT fit')
         )
-        yield f'            at most {whole}{readable(_needed(self))}, {limit}'
+        yield f'            at most {whole}{readable_bytes(_needed(self))}, {limit}'
 
 
 def _needed(forecast: Forecast) -> int:
+    """Returns the bytes that are compared with the limit."""
     return forecast.process_bytes or forecast.peak_bytes
 
 
-def _usable(limit: int) -> int:
+def usable(limit: int) -> int:
+    """Returns the bytes of a device's memory that a run may take."""
     return int(limit * (1 - _SPARE))
 
 
-def _title(
-    program: _Program,
-    dataset: data.Dataset,
-    sources: Mapping[str, data.Source],
-    start: int,
-) -> str:
-    config = program.config
-    counts = ', '.join(f'{len(source):,} {role}' for role, source in sources.items())
+def title(plan: Plan, num_parameters: int) -> str:
+    """Returns what would be run, in two or three lines."""
+    config, dataset = plan.config, plan.dataset
+    counts = ', '.join(
+        f'{len(source):,} {role}' for role, source in plan.sources.items()
+    )
     size = 'x'.join(str(side) for side in config_lib.image_size(config))
     return (
         f'Dry run     {config.model.get("model_name", "the model")}, '
-        f'{num_params(program.shapes.params):,} parameters, images {size}, batch '
-        f'{config.batch} in {config.accum_steps} parts, on {program.mesh.size} '
+        f'{num_parameters:,} parameters, images {size}, batch '
+        f'{config.batch} in {config.accum_steps} parts, on {plan.mesh.size} '
         f'{jax.devices()[0].device_kind}\n'
         f'Data        {dataset.name}: {len(dataset.class_names)} classes; {counts}'
-        + (f'\nGoes on     from step {start}' if start else '')
+        + (f'\nGoes on     from step {plan.start}' if plan.start else '')
     )
 
 

@@ -11,35 +11,26 @@ Where the whole step would take too long to try, or does not fit, a part of it i
 tried and the time scaled up; the answer says so.
 """
 
-import json
 import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint, data, models
+from vit_jax import checkpoint, models
 from vit_jax import config as config_lib
 from vit_jax.checkpoint import pretrained
-from vit_jax.forecast.answer import Forecast, _title, _usable
-from vit_jax.forecast.measure import (
-    _alone,
-    _as_in_the_run,
-    _evaluation_seconds,
-    _input_rate,
-    _largest_batch,
-    _refined,
-    _slope,
-)
-from vit_jax.forecast.program import _Program
+from vit_jax.forecast.answer import Forecast
+from vit_jax.forecast.program import Program
 from vit_jax.runtime import memory
-from vit_jax.runtime.memory import Taken
-from vit_jax.training import out_of_memory, plan
+from vit_jax.runtime.memory import MemoryUse
+from vit_jax.training import out_of_memory
+from vit_jax.training.plan import Plan, checked, prepare
+from vit_jax.training.state import num_params
 
 log = logging.getLogger(__name__)
 # Seconds after which nothing more is compiled to say how far the batch could grow.
@@ -58,46 +49,42 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     """
     begin = time.perf_counter()
     observed = memory.restart_peak()
-    config = config.copy_and_resolve_references()
-    config_lib.check(config, num_devices=jax.device_count())
-    start, before = _found(pathlib.Path(workdir).expanduser())
-    dataset = data.open_dataset(
-        config.dataset,
-        data_dir=config.tfds_data_dir,
-        manual_dir=config.tfds_manual_dir,
-        holdout=config.pp.holdout,
-    )
-    sources = plan.open_splits(config, dataset)
-    plan.fill_in(config, len(sources['train']), before)
-    plan.follow_weights(config, before)
-    plan.check_filled_in(config, sources)
-    program = _Program.of(config, len(dataset.class_names))
-    if config.pretrained is not None and before is None:
-        _check_weights(program, dataset.class_names)
+    config = checked(config)
+    _require_unfinished(RunRecord(pathlib.Path(workdir).expanduser()))
+    plan = prepare(config, workdir)
+    plan.check()
+    program = Program.of(plan)
+    if config.pretrained is not None and plan.start is None:
+        _check_weights(program, plan.class_names)
 
     step = program.compile_step()
-    taken = Taken.by(step)
-    judged = _judged(config, sources)
+    use = MemoryUse.of(step)
+    judged = _judged(plan)
     evaluation = program.evaluation(judged) if judged else None
     baseline = memory.resident()  # before there are arrays, with all that is imported
     limit = memory.available(jax.devices()[0])
-    peak, process = program.peak(taken, evaluation, judged, baseline)
+    peak, process = program.peak(use, evaluation, judged, baseline)
     needed = peak if process is None else process
-    fits = limit is None or needed <= _usable(limit)
+    fits = limit is None or needed <= usable(limit)
 
-    input_rate = _input_rate(config, sources['train'])
+    few = measure.with_few_images(plan)
+    input_rate = measure.input_rate(few)
+    cached = measure.cache_bytes(plan, few)
+    if process is not None:
+        process = needed = process + cached
+        fits = limit is None or needed <= usable(limit)
     probe = program.smaller(fits)
     probed = probe.config.batch
     with out_of_memory.explained(config):
         if probe is program:
-            seconds = _as_in_the_run(program, step, sources['train'])
+            seconds = measure.as_in_the_run(program, step, few)
         else:
-            alone = _alone(probe, probe.compile_step())
+            alone = measure.alone(probe, probe.compile_step())
             seconds = max(alone / probed, 1 / input_rate) * config.batch
     if probe is program and process is not None and observed:
         # Products of matrices take some memory that the compiler does not count.
         process = needed = max(process, memory.resident('VmHWM') + program.saving())
-        fits = limit is None or needed <= _usable(limit)
+        fits = limit is None or needed <= usable(limit)
 
     other = probe if probe is not program else program.another_batch()
     slope = None
@@ -105,22 +92,21 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         if probe is program and time.perf_counter() - begin > _ENOUGH:
             other = None
         else:
-            less = Taken.by(other.compile_step())
-            slope = _slope(program, taken, other, less, process is not None)
-    room = None if limit is None else _usable(limit) - needed
-    largest = None if slope is None else _largest_batch(program, room, slope)
+            less = MemoryUse.of(other.compile_step())
+            slope = measure.slope(program, use, other, less, process is not None)
+    room = None if limit is None else usable(limit) - needed
+    largest = None if slope is None else measure.largest_batch(program, room, slope)
     if largest and time.perf_counter() - begin < _ENOUGH:
-        largest = _refined(program, taken, largest, _usable(limit), baseline)
-    evaluations = _evaluation_seconds(
-        config, sources, start, seconds / config.batch, input_rate
-    )
+        largest = measure.refined(program, use, largest, usable(limit), baseline)
+    evaluations = measure.evaluation_seconds(plan, seconds / config.batch, input_rate)
     return Forecast(
-        title=_title(program, dataset, sources, start),
-        step=taken,
+        title=title(plan, num_params(program.shapes.params)),
+        step=use,
         evaluation=evaluation,
         state_bytes=memory.size(program.shapes),
         peak_bytes=peak,
         process_bytes=process,
+        cache_bytes=cached,
         limit=limit,
         batch=config.batch,
         seconds_per_step=seconds,
@@ -132,7 +118,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
             ('pp.scaled_decoding', config.pp.scaled_decoding),
             ('cache.where', config.cache.where),
         ),
-        steps=config.total_steps - start,
+        steps=config.total_steps - (plan.start or 0),
         evaluation_seconds=evaluations,
         largest_batch=largest,
         advice=tuple(_advice(program, fits, room, slope, largest)),
@@ -140,23 +126,12 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     )
 
 
-def _found(workdir: pathlib.Path) -> tuple[int, Mapping[str, Any] | None]:
-    """Returns the newest step of a run in a directory, and its configuration.
-
-    Raises:
-        ValueError: the run is complete.
-    """
-    record, config = workdir / 'run.json', workdir / 'config.json'
-    steps = [
-        int(path.name)
-        for path in (workdir / 'checkpoints').glob('*')
-        if path.name.isdigit()
-    ]
-    if not record.exists() or not config.exists():
-        return 0, None
-    if 'summary' in json.loads(record.read_text()):
-        raise ValueError(f'The run in {workdir} is complete; nothing is left to do.')
-    return max(steps, default=0), json.loads(config.read_text()) if steps else None
+def _require_unfinished(record: RunRecord) -> None:
+    """Raises a ValueError if the run of a directory is complete."""
+    if record.summary() is not None:
+        raise ValueError(
+            f'The run in {record.path} is complete; nothing is left to do.'
+        )
 
 
 class _Unread(checkpoint.Weights):
@@ -182,7 +157,7 @@ class _Unread(checkpoint.Weights):
         return self._weights.dtype(name)
 
 
-def _check_weights(program: _Program, class_names: tuple[str, ...]) -> None:
+def _check_weights(program: Program, class_names: tuple[str, ...]) -> None:
     """Raises a ValueError unless the pretrained weights exist and fit."""
     config = program.config
     with checkpoint.open(config.pretrained) as weights:
@@ -198,22 +173,21 @@ def _check_weights(program: _Program, class_names: tuple[str, ...]) -> None:
         )
 
 
-def _judged(config: ConfigDict, sources: Mapping[str, data.Source]) -> int:
+def _judged(plan: Plan) -> int:
     """Returns the number of examples of the largest split that is evaluated."""
-    return max(
-        (len(sources[role]) for role in ('val', 'test') if role in sources), default=0
-    )
+    judged = [plan.sources[role] for role in ('val', 'test') if role in plan.sources]
+    return max(map(len, judged), default=0)
 
 
 def _advice(
-    program: _Program,
+    program: Program,
     fits: bool,
     room: int | None,
     slope: float | None,
     largest: int | None,
 ) -> Iterator[str]:
     """Yields what to turn, if anything."""
-    config, devices = program.config, program.mesh.size
+    config, devices = program.config, program.plan.mesh.size
     part = config.batch // config.accum_steps
     if not fits:
         parts = None

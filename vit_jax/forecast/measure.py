@@ -1,6 +1,7 @@
 """How fast the input and the step are, measured on a few of each."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -8,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from vit_jax import data
-from vit_jax.forecast.program import _HOST_BATCHES, _Program
+from vit_jax.forecast.program import HOST_BATCHES, Program
 from vit_jax.runtime import memory
-from vit_jax.runtime.memory import Taken
+from vit_jax.runtime.memory import MemoryUse
 from vit_jax.training import input as input_lib
-from vit_jax.training import loop
 from vit_jax.training.loop import training_steps
+from vit_jax.training.plan import Plan
 from vit_jax.training.state import TrainState
 
 # Seconds that a measurement may take; the first compiled step is not among them.
@@ -24,14 +24,15 @@ _SECONDS = 6.0
 _MOST_STEPS = 30
 
 
-def _input_rate(config: ConfigDict, source: data.Source) -> float:
-    """Returns the images per second of the input by itself."""
-    few = config.copy_and_resolve_references()
-    few.batch = min(config.batch, 128)
-    with contextlib.closing(input_lib.train_batches(few, source, 0)) as batches:
+def input_rate(plan: Plan) -> float:
+    """Returns the images per second of a plan's input by itself."""
+    few = plan.config.copy_and_resolve_references()
+    few.batch = min(few.batch, 128)
+    images = plan.images  # decoded already, if the run keeps them so
+    with contextlib.closing(input_lib.train_batches(few, images, 0)) as batches:
         next(batches)
         # What was made while the first was awaited is not counted.
-        for _ in range(_HOST_BATCHES - 1):
+        for _ in range(HOST_BATCHES - 1):
             next(batches)
         begin, images = time.perf_counter(), 0
         for _ in range(16):
@@ -41,17 +42,47 @@ def _input_rate(config: ConfigDict, source: data.Source) -> float:
         return images / (time.perf_counter() - begin)
 
 
-def _alone(program: _Program, step: Any) -> float:
+def with_few_images(plan: Plan) -> Plan:
+    """Returns the plan with as much of a cache of images as a measurement needs.
+
+    A run that keeps its images decoded makes all of them at its start, which may take
+    hours, on disk too; a forecast keeps two batches of them in memory. They are read
+    as the run reads its own.
+    """
+    if plan.config.cache.where is None:
+        return plan
+    config = plan.config.copy_and_resolve_references()
+    config.cache.where = 'memory'
+    train = plan.sources['train']
+    few = data.Picked.spread(train, min(2 * config.batch, len(train)))
+    sources = {**plan.sources, 'train': few}
+    return dataclasses.replace(plan, config=config, sources=sources)
+
+
+def cache_bytes(plan: Plan, few: Plan) -> int:
+    """Returns the memory that a run's decoded images take, from those of a few."""
+    if plan.config.cache.where != 'memory':
+        return 0
+    return round(few.images.nbytes / len(few.images) * len(plan.sources['train']))
+
+
+def alone(program: Program, step: Any) -> float:
     """Returns the seconds of a step whose batch is on the devices already."""
     batches = itertools.repeat(program.numbers())
     return _seconds(training_steps(step, program.state(), batches, 0, 2 + _MOST_STEPS))
 
 
-def _as_in_the_run(program: _Program, step: Any, source: data.Source) -> float:
-    """Returns the seconds of a step with the run's input, as the run will take them."""
-    config = program.config
-    with contextlib.closing(input_lib.train_batches(config, source, 0)) as host_batches:
-        batches = loop.on_devices(host_batches, program.mesh, config.prefetch)
+def as_in_the_run(program: Program, step: Any, few: Plan) -> float:
+    """Returns the seconds of a step with the run's input, as the run will take them.
+
+    Args:
+        program: of the run.
+        step: compiled.
+        few: from `with_few_images`.
+    """
+    plan = program.plan
+    with contextlib.closing(few.input()) as host_batches:
+        batches = input_lib.on_devices(host_batches, plan.mesh, plan.config.prefetch)
         return _seconds(
             training_steps(step, program.state(), batches, 0, 2 + _MOST_STEPS)
         )
@@ -72,19 +103,19 @@ def _seconds(steps: Iterator[tuple[int, TrainState, Mapping[str, Any]]]) -> floa
     return (time.perf_counter() - begin) / (1 + more)
 
 
-def _slope(
-    program: _Program, taken: Taken, other: _Program, less: Taken, on_cpu: bool
+def slope(
+    program: Program, use: MemoryUse, other: Program, less: MemoryUse, on_cpu: bool
 ) -> float:
     """Returns the bytes that another image in each part adds."""
     one, two = (p.config.batch // p.config.accum_steps for p in (program, other))
-    grown = (taken.total - taken.arguments) - (less.total - less.arguments)
+    grown = (use.total - use.arguments) - (less.total - less.arguments)
     return max(grown, 0) / (one - two) * (jax.local_device_count() if on_cpu else 1)
 
 
-def _largest_batch(program: _Program, room: int, slope: float) -> int | None:
+def largest_batch(program: Program, room: int, slope: float) -> int | None:
     """Returns about how many images fit in as many parts."""
-    config, devices = program.config, program.mesh.size
-    copies = _HOST_BATCHES + config.prefetch + 1
+    config, devices = program.config, program.plan.mesh.size
+    copies = HOST_BATCHES + config.prefetch + 1
     on_cpu = jax.default_backend() == 'cpu'
     image = memory.size(program.batch()) / config.batch
     image *= copies * jax.local_device_count() if on_cpu else 1 + config.prefetch
@@ -93,22 +124,22 @@ def _largest_batch(program: _Program, room: int, slope: float) -> int | None:
     return max(0, int((config.batch + room / per_image) // unit * unit))
 
 
-def _refined(
-    program: _Program, taken: Taken, largest: int, usable: int, baseline: int
+def refined(
+    program: Program, use: MemoryUse, largest: int, usable: int, baseline: int
 ) -> int:
     """Returns the largest batch anew, from what the one that was guessed takes."""
     parts = program.config.accum_steps
     guessed = program.with_batch(largest, parts)
-    unit = program.mesh.size * parts
+    unit = program.plan.mesh.size * parts
     if largest == program.config.batch:
         return largest
 
-    def needed(program: _Program, taken: Taken) -> int:
-        peak, process = program.peak(taken, None, 0, baseline)
+    def needed(program: Program, use: MemoryUse) -> int:
+        peak, process = program.peak(use, None, 0, baseline)
         return peak if process is None else process
 
-    one = needed(program, taken)
-    two = needed(guessed, Taken.by(guessed.compile_step()))
+    one = needed(program, use)
+    two = needed(guessed, MemoryUse.of(guessed.compile_step()))
     per_image = (two - one) / (largest - program.config.batch)
     if per_image <= 0:
         return largest
@@ -116,15 +147,18 @@ def _refined(
     return max(0, int(batch // unit * unit))
 
 
-def _evaluation_seconds(
-    config: ConfigDict,
-    sources: Mapping[str, data.Source],
-    start: int,
-    seconds_per_image: float,
-    input_rate: float,
+def evaluation_seconds(
+    plan: Plan, seconds_per_image: float, images_per_second: float
 ) -> float:
-    """Returns about how long all evaluations take: a third of a step, or the input."""
-    seconds = max(seconds_per_image / 3, 1 / input_rate)
+    """Returns about how long all evaluations take: a third of a step, or the input.
+
+    Args:
+        plan: of the run.
+        seconds_per_image: of a training step.
+        images_per_second: of the input.
+    """
+    config, sources, start = plan.config, plan.sources, plan.start or 0
+    seconds = max(seconds_per_image / 3, 1 / images_per_second)
     images = sum(len(sources[role]) for role in ('val', 'test') if role in sources)
     if 'val' in sources and config.eval_every:
         times = config.total_steps // config.eval_every - start // config.eval_every

@@ -5,61 +5,57 @@ import math
 import time
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax import optim
 from vit_jax.evaluation import accuracy
 from vit_jax.models import shape_trace
 from vit_jax.runtime import memory, sharding
-from vit_jax.runtime.memory import Taken
-from vit_jax.training import plan
-from vit_jax.training.state import Initializer, TrainState
-from vit_jax.training.step import compile_step
+from vit_jax.runtime.memory import MemoryUse
+from vit_jax.training.plan import Plan
+from vit_jax.training.state import TrainState
 
 # A step that would take longer is not tried whole.
 _LONGEST_STEP = 6.0
 # Batches that the pipeline has ready or under way: two ahead, and the one it gives.
-_HOST_BATCHES = 3
-# Batches that evaluation has on the devices: see evaluate.evaluate.
+HOST_BATCHES = 3
+# Batches that evaluation has on the devices: see accuracy.evaluate.
 _EVAL_BATCHES = 3
 # Of a state that is saved: as it was at that step, and as it is written.
 _SAVED_COPIES = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class _Program:
-    """What is compiled for a configuration, and for which shapes."""
+class Program:
+    """What is compiled for a plan, and for which shapes."""
 
-    config: ConfigDict
-    num_classes: int
-    model: nn.Module
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
+    plan: Plan
     shapes: TrainState
 
     @classmethod
-    def of(cls, config: ConfigDict, num_classes: int) -> '_Program':
-        mesh = sharding.make_mesh(config.sharding.fsdp)
-        optimizer = optim.create_optimizer(config)
-        model = plan.create_model(config, num_classes)
-        shapes = Initializer(config, num_classes, optimizer, mesh).shapes()
-        return cls(config, num_classes, model, optimizer, mesh, shapes)
+    def of(cls, plan: Plan) -> 'Program':
+        """Returns the program of a plan."""
+        return cls(plan, plan.state_shapes())
 
-    def with_batch(self, batch: int, accum_steps: int) -> '_Program':
+    @property
+    def config(self) -> ConfigDict:
+        """The configuration of the plan."""
+        return self.plan.config
+
+    def with_batch(self, batch: int, accum_steps: int) -> 'Program':
+        """Returns the program for another batch."""
         config = self.config.copy_and_resolve_references()
         config.batch, config.accum_steps = batch, accum_steps
-        return dataclasses.replace(self, config=config)
+        plan = dataclasses.replace(self.plan, config=config)
+        return dataclasses.replace(self, plan=plan)
 
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a training batch."""
         rows, images = self.config.batch, config_lib.image_size(self.config)
-        where = sharding.batch_sharding(self.mesh)
+        where = sharding.batch_sharding(self.plan.mesh)
         return {
             name: jax.ShapeDtypeStruct((rows, *rest), dtype, sharding=where)
             for name, rest, dtype in (
@@ -70,8 +66,9 @@ class _Program:
         }
 
     def eval_batch(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a batch of evaluation."""
         images = config_lib.image_size(self.config)
-        where = sharding.batch_sharding(self.mesh)
+        where = sharding.batch_sharding(self.plan.mesh)
         return {
             name: jax.ShapeDtypeStruct((rows, *rest), dtype, sharding=where)
             for name, rest, dtype in (
@@ -83,32 +80,34 @@ class _Program:
 
     def compile_step(self) -> Any:
         """Returns the training step, compiled as the run will."""
-        step = compile_step(self.config, self.model, self.optimizer, self.shapes)
+        step = self.plan.compile_step(self.shapes)
         return step.lower(self.shapes, self.batch()).compile()
 
-    def evaluation(self, num_examples: int) -> Taken:
+    def evaluation(self, num_examples: int) -> MemoryUse:
         """Returns what a step of the largest evaluation takes."""
         batch = self.eval_batch(self._eval_rows(num_examples))
-        step = accuracy.make_eval_step(self.model)
-        return Taken.by(step.lower(self.shapes.params, batch).compile())
+        step = accuracy.make_eval_step(self.plan.model, self.plan.task)
+        return MemoryUse.of(step.lower(self.shapes.weights, batch).compile())
 
     def _eval_rows(self, num_examples: int) -> int:
-        return accuracy.batch_size(self.config.batch_eval, num_examples, self.mesh.size)
+        return accuracy.batch_size(
+            self.config.batch_eval, num_examples, self.plan.mesh.size
+        )
 
     def peak(
-        self, taken: Taken, evaluation: Taken | None, judged: int, baseline: int
+        self, use: MemoryUse, evaluation: MemoryUse | None, judged: int, baseline: int
     ) -> tuple[int, int | None]:
         """Returns the most of a device's memory, and on the CPU of the process's."""
         batch = memory.size(self.batch())
         waiting = self.config.prefetch * batch
-        at_once, host = taken.total, _HOST_BATCHES * batch
+        at_once, host = use.total, HOST_BATCHES * batch
         if evaluation is not None:
             one = memory.size(self.eval_batch(self._eval_rows(judged)))
-            rest = memory.size(self.shapes.replace(params=None))
+            rest = memory.size(self.shapes.replace(params=None, model_state={}))
             judging = evaluation.total + rest + (_EVAL_BATCHES - 1) * one
             if judging > at_once:
                 at_once = judging
-                host += _HOST_BATCHES * one
+                host += HOST_BATCHES * one
         peak = at_once + waiting
         if jax.default_backend() != 'cpu' or not baseline:
             return peak, None
@@ -137,8 +136,8 @@ class _Program:
         where = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(
             lambda: TrainState.create(
-                jax.tree.map(made, self.shapes.params),
-                self.optimizer,
+                jax.tree.map(made, self.shapes.weights),
+                self.plan.optimizer,
                 self.config.dtype,
             ),
             out_shardings=where,
@@ -153,11 +152,11 @@ class _Program:
             if name == 'image':
                 array = rng.integers(0, 256, leaf.shape, np.uint8)
             batch[name] = array
-        return sharding.to_devices(batch, sharding.batch_sharding(self.mesh))
+        return sharding.to_devices(batch, sharding.batch_sharding(self.plan.mesh))
 
-    def smaller(self, fits: bool) -> '_Program':
+    def smaller(self, fits: bool) -> 'Program':
         """Returns this, or with fewer images if the step is too long to be tried."""
-        config, devices = self.config, self.mesh.size
+        config, devices = self.config, self.plan.mesh.size
         seconds = self._expected_seconds()
         if fits and seconds <= _LONGEST_STEP:
             return self
@@ -167,9 +166,9 @@ class _Program:
         rows = max(devices, wanted // devices * devices)
         return self if rows == config.batch else self.with_batch(rows, 1)
 
-    def another_batch(self) -> '_Program | None':
+    def another_batch(self) -> 'Program | None':
         """Returns this with half the images in each part; with twice, if it must be."""
-        config, devices = self.config, self.mesh.size
+        config, devices = self.config, self.plan.mesh.size
         parts = config.accum_steps
         share = config.batch // parts // devices
         other = share // 2 if share > 1 else 2
@@ -179,9 +178,13 @@ class _Program:
         """Returns about how long the step takes, by its matrix products alone."""
         size = config_lib.image_size(self.config)
 
-        flops = shape_trace.summarize(self.model, size, self.config.pp.channels).flops
+        flops = shape_trace.summarize(
+            self.plan.model, size, self.config.pp.channels
+        ).flops
         # Half of what one large product reaches; three passes over the layers.
-        return 3 * flops * self.config.batch / self.mesh.size / (_matmul_rate() / 2)
+        return (
+            3 * flops * self.config.batch / self.plan.mesh.size / (_matmul_rate() / 2)
+        )
 
 
 def _matmul_rate(side: int = 1024) -> float:

@@ -17,12 +17,13 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Shaped
 
-from vit_jax import checkpoint, data
+from vit_jax import checkpoint, data, models
 from vit_jax.checkpoint import ModelCard
 from vit_jax.data.datasets.photos import Photos
 from vit_jax.models import fields
 from vit_jax.models.layers import INTERMEDIATES
 from vit_jax.runtime import sharding
+from vit_jax.tasks import task_of
 
 # Batches on the devices at once: one that computes and one that arrives.
 _IN_FLIGHT = 2
@@ -42,6 +43,7 @@ class Predictor:
 
     def __init__(self, model: nn.Module, params: Any, card: ModelCard, mesh=None):
         self.model, self.card = model, card
+        self.task = task_of(card.task)
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.place(params)
         # A compiled function for each choice of outputs; jit's own cache does not find
@@ -201,14 +203,14 @@ class Predictor:
             images: as the model takes them.
         """
         result, state = self.model.apply(
-            {'params': params}, images, train=False, mutable=[INTERMEDIATES]
+            models.variables(params), images, train=False, mutable=[INTERMEDIATES]
         )
         # `sow` makes a tuple of one.
         sown = traverse_util.flatten_dict(state[INTERMEDIATES], sep='/')
         outputs = {name: x for name, (x,) in sown.items()}
         if self.model.num_classes:
             outputs['logits'] = result
-            outputs['probabilities'] = jax.nn.softmax(result)
+            outputs['probabilities'] = self.task.answer(result)
         return outputs
 
     def _image_shape(self) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from vit_jax.models.fields import NORM_EPSILON
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.mixer import MlpMixer
 from vit_jax.models.stacking import stack, unstack
+from vit_jax.models.variables import variables, weights
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.models.zoo.google import AUGREG_NAMES, SHORT_NAMES
 from vit_jax.models.zoo.registry import (
@@ -31,4 +32,6 @@ __all__ = [
     'patch_grid',
     'stack',
     'unstack',
+    'variables',
+    'weights',
 ]

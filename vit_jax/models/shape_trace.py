@@ -142,6 +142,8 @@ def summarize(model: Any, image_size: tuple[int, int], channels: int = 3) -> Sum
     import jax.numpy as jnp
     from flax import traverse_util
 
+    from vit_jax.models.variables import variables, weights
+
     image = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
 
     def marked(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -149,14 +151,14 @@ def summarize(model: Any, image_size: tuple[int, int], channels: int = 3) -> Sum
         with jax.named_scope(_MARK + '.'.join(context.module.path)):
             return call(*args, **kwargs)
 
-    params = jax.eval_shape(
+    initial = jax.eval_shape(
         lambda x: model.init(jax.random.key(0), x, train=False), image
-    )['params']
-    flat = traverse_util.flatten_dict(params, sep='/')
+    )
+    flat = traverse_util.flatten_dict(weights(initial), sep='/')
 
     def forward(flat: Any, x: Any) -> Any:
         params = traverse_util.unflatten_dict(flat, sep='/')
-        return model.apply({'params': params}, x, train=False)
+        return model.apply(variables(params), x, train=False)
 
     with nn.intercept_methods(marked):
         trace = jax.make_jaxpr(forward)(flat, image).jaxpr

@@ -276,7 +276,7 @@ def gather(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all() -> Iterator[None]:
     """Lets an error of one host be the error of all, at the end of the block.
 
     Raises:
@@ -293,14 +293,14 @@ def together() -> Iterator[None]:
             raise AnotherHostError(f'Host {host} failed: {text}')
 
 
-def first_ahead(do: Callable[[], T]) -> T:
+def first_host_first(do: Callable[[], T]) -> T:
     """Returns what a function does here, after it has been done on the first host.
 
     What the first one has downloaded and prepared, the others find.
     """
     result = None
     for turn in (True, False):
-        with together():
+        with raise_on_all():
             if is_first() == turn:
                 result = do()
     return result

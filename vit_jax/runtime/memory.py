@@ -20,7 +20,7 @@ _GROUPS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Taken:
+class MemoryUse:
     """Bytes that a compiled program takes on each device, as the compiler counts them.
 
     Attributes:
@@ -36,7 +36,7 @@ class Taken:
     aliased: int
 
     @classmethod
-    def by(cls, compiled: Any) -> 'Taken':
+    def of(cls, compiled: Any) -> 'MemoryUse':
         """Returns what a compiled program takes."""
         stats = compiled.memory_analysis()
         return cls(

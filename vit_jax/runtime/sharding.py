@@ -80,7 +80,7 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def whole(array: Any) -> Any:
+def replicate(array: Any) -> Any:
     """Returns an array that each device of its mesh holds whole.
 
     All hosts must ask. What is no `jax.Array`, or is whole already, stays as it is.
@@ -111,7 +111,7 @@ def on_this_host(tree: Any, mesh: Mesh) -> Any:
         return tree
 
     def here(array: jax.Array) -> jax.Array:
-        parts = [part.data for part in whole(array).addressable_shards]
+        parts = [part.data for part in replicate(array).addressable_shards]
         return jax.make_array_from_single_device_arrays(
             array.shape, replicated(mesh), parts
         )

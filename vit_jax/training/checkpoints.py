@@ -6,9 +6,8 @@ its blocks, and nothing about the data: the position in the data is the step.
 """
 
 import contextlib
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,19 +15,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from vit_jax import models
+from vit_jax.tasks import CLASSES
 
 PyTree = Any
 _ITEM = 'state'
 
 
-def _rank(metrics: Mapping[str, float]) -> tuple[float, float, float]:
-    """Orders checkpoints by what val said: accuracy, then loss, then the earlier.
-
-    Those that val was not asked about come before all others, the newest last.
-    """
-    if 'accuracy' not in metrics:
-        return (-math.inf, -math.inf, metrics['step'])
-    return (metrics['accuracy'], -metrics['loss'], -metrics['step'])
+def _is_judged(metrics: Mapping[str, float]) -> bool:
+    """Returns whether val was asked about a checkpoint; all have their step."""
+    return len(metrics) > 1
 
 
 class _Always(checkpoint_managers.SaveDecisionPolicy):
@@ -44,22 +39,30 @@ class TrainCheckpoints:
     Args:
         directory: where they are; made absolute, created when missing.
         keep: how many of the newest stay. The best one on val stays as well.
+        score: from what val said to what orders it, the larger the better: that of
+            the run's task.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        keep: int = 3,
+        score: Callable[[Mapping[str, float]], tuple[float, ...]] = CLASSES.score,
+    ):
+        self._score = score
         policies = [
             checkpoint_managers.LatestN(keep),
             # Every whole checkpoint has metrics. Without are those that a run was
             # removing when it was killed: they go with the next save.
             checkpoint_managers.BestN(
-                get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
             ),
         ]
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
             options=ocp.CheckpointManagerOptions(
                 # It chooses nothing here, but without it Orbax writes no metrics.
-                best_fn=_rank,
+                best_fn=self._rank,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 # What a killed run had begun to write is removed.
                 cleanup_tmp_directories=True,
@@ -70,8 +73,8 @@ class TrainCheckpoints:
         # The best one is always kept, so that what was the best is known from here.
         known = [self._manager.metrics(step) for step in self._manager.all_steps()]
         self._best = max(
-            (found for found in known if found and 'accuracy' in found),
-            key=_rank,
+            (metrics for metrics in known if metrics and _is_judged(metrics)),
+            key=self._rank,
             default=None,
         )
 
@@ -85,9 +88,17 @@ class TrainCheckpoints:
 
     def is_better(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Returns whether these val metrics beat those of all checkpoints."""
-        return self._best is None or _rank({**metrics, 'step': step}) > _rank(
-            self._best
-        )
+        rank = self._rank({**metrics, 'step': step})
+        return self._best is None or rank > self._rank(self._best)
+
+    def _rank(self, metrics: Mapping[str, float]) -> tuple:
+        """Orders checkpoints by what val said, then the earlier.
+
+        Those that val was not asked about come before all others, the newest last.
+        """
+        if not _is_judged(metrics):
+            return (False, (), metrics['step'])
+        return (True, self._score(metrics), -metrics['step'])
 
     def save(
         self, step: int, saved: PyTree, metrics: Mapping[str, float] | None = None
@@ -113,12 +124,12 @@ class TrainCheckpoints:
                 metrics={**(metrics or {}), 'step': step},
             )
 
-    def restore(self, step: int, like: PyTree) -> PyTree:
-        """Returns the saved state, placed as `like` says.
+    def restore(self, step: int, template: PyTree) -> PyTree:
+        """Returns the saved state, placed as the template says.
 
         Args:
             step: one of the checkpoints.
-            like: tree of arrays or `jax.ShapeDtypeStruct` with shardings, blocks
+            template: tree of arrays or `jax.ShapeDtypeStruct` with shardings, blocks
                 stacked or not.
 
         Returns:
@@ -128,7 +139,7 @@ class TrainCheckpoints:
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=leaf.sharding
             ),
-            like,
+            template,
         )
         saved = self._manager.restore(
             step,
@@ -136,7 +147,7 @@ class TrainCheckpoints:
                 **{_ITEM: ocp.args.StandardRestore(models.unstack(abstract))}
             ),
         )[_ITEM]
-        if jax.tree.structure(saved) == jax.tree.structure(like):
+        if jax.tree.structure(saved) == jax.tree.structure(template):
             return saved
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return jax.jit(models.stack, out_shardings=shardings)(saved)

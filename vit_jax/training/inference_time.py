@@ -65,7 +65,7 @@ def inference_time(
     hosts.agree(keys | {'the code': hosts.code(), **versions()})
     check(config, num_devices=jax.device_count())
     with contextlib.ExitStack() as stack:
-        with hosts.together():
+        with hosts.raise_on_all():
             run = RunDirectory(workdir)
             stack.enter_context(run.locked())
             stack.enter_context(run.logging())
@@ -139,7 +139,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
 
 def _open(run: RunDirectory, config: ConfigDict) -> None:
     """Starts a measurement in a directory that holds nothing else."""
-    with hosts.together():
+    with hosts.raise_on_all():
         before = run.config()
         if before is not None and before.get('trainer') != config.trainer:
             raise ValueError(
@@ -164,27 +164,29 @@ def _compiled(
 
     def init() -> dict[str, Any]:
         images = jnp.zeros((1, *shape))
-        return model.init(jax.random.key(0), images, train=False)['params']
+        return models.weights(model.init(jax.random.key(0), images, train=False))
 
     where = sharding.state_sharding(mesh, jax.eval_shape(init))
     # It runs once: optimising it takes several times as long as it can save.
     quickly = {'xla_backend_optimization_level': 0}
-    params = jax.jit(init, out_shardings=where, compiler_options=quickly)()
+    weights = jax.jit(init, out_shardings=where, compiler_options=quickly)()
     own = np.ones((config.batch // jax.process_count(), *shape), np.float32)
     rows = sharding.batch_sharding(mesh)
     images = sharding.to_devices({'image': own}, rows)['image']
 
     begin = time.perf_counter()
     apply = jax.jit(
-        lambda params, images: model.apply({'params': params}, images, train=False),
+        lambda weights, images: model.apply(
+            models.variables(weights), images, train=False
+        ),
         out_shardings=rows,
     )
-    apply = apply.lower(params, images).compile()
+    apply = apply.lower(weights, images).compile()
     facts = {
         'compile_seconds': time.perf_counter() - begin,
-        'memory_bytes': memory.Taken.by(apply).total,
+        'memory_bytes': memory.MemoryUse.of(apply).total,
     }
-    return lambda: apply(params, images).block_until_ready(), facts
+    return lambda: apply(weights, images).block_until_ready(), facts
 
 
 def _seconds(infer: Callable[[], None]) -> float:

@@ -2,45 +2,48 @@
 
 import collections
 import contextlib
-import itertools
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import jax
-from jax.sharding import Mesh
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from vit_jax import optim
-from vit_jax.runtime import hosts, sharding
+from vit_jax.runtime import hosts, profiling
 from vit_jax.runtime.signals import Interrupted, Interruption
-from vit_jax.training import evaluators
+from vit_jax.training import input as input_lib
 from vit_jax.training.checkpoints import TrainCheckpoints
-from vit_jax.training.metrics import MetricsLog, Progress, Throughput
+from vit_jax.training.evaluators import VAL, Scheduled
+from vit_jax.training.metrics import Throughput
+from vit_jax.training.pictures import show_images
+from vit_jax.training.plan import Plan
+from vit_jax.training.reporter import Reporter
 from vit_jax.training.run_directory import RunDirectory
 from vit_jax.training.state import TrainState
-from vit_jax.training.step import Batch, Step
+from vit_jax.training.step import Step
+from vit_jax.training.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
+# Steps that the host may be ahead of the device.
+MAX_IN_FLIGHT = 4
 
-def _train(
-    config: ConfigDict,
+
+def train(
+    plan: Plan,
+    state: TrainState,
     run: RunDirectory,
-    steps: Iterator[tuple[int, TrainState, dict[str, jax.Array]]],
-    start: int,
-    throughput: Throughput,
-    judge: evaluators.Judge,
     checkpoints: TrainCheckpoints,
-    few_shot: evaluators.FewShot,
-    pictures: Mapping[str, bytes],
-    shared_signal: hosts.SharedSignal,
+    evaluators: Sequence[Scheduled],
 ) -> TrainState:
     """Takes the steps; evaluates, saves and tells on the way. Returns the last state.
 
     Evaluating and saving see state s; only then is batch s drawn.
+
+    Raises:
+        FloatingPointError: the loss or a gradient was not finite.
+        Interrupted: a signal asked for the end; the state is saved.
     """
+    config, start = plan.config, plan.start or 0
     total = config.total_steps
     learning_rate = optim.create_learning_rate_schedule(
         total, config.base_lr, config.decay_type, config.warmup_steps
@@ -49,12 +52,15 @@ def _train(
     def due(every: int) -> bool:
         return bool(every) and (step % every == 0 or step == total)
 
+    pictures = show_images(plan, run)
+    stopping, throughput = Stopping(plan), Throughput()
+    if stopping.is_last(start, checkpoints.best()):
+        return state
     with contextlib.ExitStack() as stack:
-        if hosts.is_first():
-            writer = stack.enter_context(MetricsLog(run.path, start))
-            progress = stack.enter_context(Progress(start, total))
-            for name, png in pictures.items():
-                writer.write_picture(start, name, png)
+        steps = stack.enter_context(_steps(plan, state, run, throughput))
+        reporter = stack.enter_context(Reporter(plan, run))
+        for name, png in pictures.items():
+            reporter.write_picture(name, png)
         interruption = stack.enter_context(Interruption())
 
         for step, state, values in steps:
@@ -67,21 +73,19 @@ def _train(
                 record['skipped'] = int(state.skipped)
                 record |= throughput.rates()
                 _require_finite(state, run)
-            if config.pp.val is not None and due(config.eval_every):
-                val = judge(state.params, 'val', step)
-                record |= {f'val_{name}': val[name] for name in ('accuracy', 'loss')}
-            if due(config.few_shot.every):
-                record |= few_shot(state.params)
-            if record and hosts.is_first():
-                writer.write(step, record)
-                progress.show(step, record)
+            for evaluator in evaluators:
+                if due(evaluator.every):
+                    metrics = evaluator.evaluate(state.weights, step)
+                    record |= evaluator.record(metrics)
+                    val = metrics if evaluator.name == VAL else val
+            if record:
+                reporter.write(step, record)
 
             better = val is not None and checkpoints.is_better(step, val)
-            last = step == total or _waited_enough(
-                config, step, {'step': step} if better else checkpoints.best()
-            )
+            best = {'step': step} if better else checkpoints.best()
+            last = stopping.is_last(step, best)
             # Asked once: it may come at any moment.
-            signum = shared_signal(step, interruption.signum)
+            signum = stopping.signal(step, interruption.signum)
             if better or last or due(config.checkpoint_every) or signum:
                 _require_finite(state, run)
                 checkpoints.save(step, state.to_saved(), val)
@@ -97,45 +101,24 @@ def _train(
         return state
 
 
-def on_devices(
-    batches: Iterator[Mapping[str, Any]], mesh: Mesh, ahead: int
-) -> Iterator[Batch]:
-    """Yields batches that are on the devices, with so many more on their way."""
-    rows = sharding.batch_sharding(mesh)
-    placed = (sharding.to_devices(batch, rows) for batch in batches)
-    queue = collections.deque(itertools.islice(placed, ahead))
-    for batch in placed:
-        queue.append(batch)
-        yield queue.popleft()
-    yield from queue
-
-
-def _waited_enough(
-    config: ConfigDict, step: int, best: Mapping[str, float] | None
-) -> bool:
-    """Returns whether early stopping ends the run at this step."""
-    patience = config.early_stop * config.eval_every
-    return bool(patience and best) and step - best['step'] >= patience
-
-
-def _require_finite(state: TrainState, run: RunDirectory) -> None:
-    """Raises a FloatingPointError that names the first step that went wrong."""
-    if (first := int(state.first_nonfinite)) >= 0:
-        raise FloatingPointError(
-            f'The loss or a gradient was not finite in step {first + 1}; the run '
-            f'stopped and saved nothing since. What is in {run.path} is from before. '
-            'Lower --config.base_lr or --config.grad_norm_clip, lengthen '
-            '--config.warmup_steps, or look at the data of that step.'
-            + (
-                ' float16 holds numbers up to 65504: --config.dtype=float32 holds more.'
-                if state.loss_scale is not None
-                else ''
-            )
+@contextlib.contextmanager
+def _steps(
+    plan: Plan, state: TrainState, run: RunDirectory, throughput: Throughput
+) -> Iterator[Iterator[tuple[int, TrainState, dict[str, Array]]]]:
+    """Gives the steps of a run, and ends its input with them."""
+    config, start = plan.config, plan.start or 0
+    with contextlib.closing(plan.input(start)) as host_batches:
+        batches = input_lib.on_devices(
+            throughput.timed(host_batches), plan.mesh, config.prefetch
         )
-
-
-# Steps that the host may be ahead of the device.
-MAX_IN_FLIGHT = 4
+        steps = training_steps(
+            plan.compile_step(state), state, batches, start, config.total_steps
+        )
+        traced = config.profile_steps if hosts.is_first() else ()
+        with contextlib.closing(
+            profiling.traced(steps, start, traced, run.path)
+        ) as steps:
+            yield steps
 
 
 def training_steps(
@@ -161,3 +144,19 @@ def training_steps(
         if len(in_flight) > MAX_IN_FLIGHT:
             in_flight.popleft().block_until_ready()
         yield step + 1, state, values
+
+
+def _require_finite(state: TrainState, run: RunDirectory) -> None:
+    """Raises a FloatingPointError that names the first step that went wrong."""
+    if (first := int(state.first_nonfinite)) >= 0:
+        raise FloatingPointError(
+            f'The loss or a gradient was not finite in step {first + 1}; the run '
+            f'stopped and saved nothing since. What is in {run.path} is from before. '
+            'Lower --config.base_lr or --config.grad_norm_clip, lengthen '
+            '--config.warmup_steps, or look at the data of that step.'
+            + (
+                ' float16 holds numbers up to 65504: --config.dtype=float32 holds more.'
+                if state.loss_scale is not None
+                else ''
+            )
+        )

@@ -80,8 +80,8 @@ def first(dtype: str) -> LossScale | None:
     )
 
 
-def kept(finite: Bool[Array, ''], before: PyTree, after: PyTree) -> PyTree:
-    """Returns what a step makes of parameters or of an optimizer's state.
+def keep_if_finite(finite: Bool[Array, ''], before: PyTree, after: PyTree) -> PyTree:
+    """Returns parameters or an optimizer's state after a step that may be skipped.
 
     Args:
         finite: whether the step is taken; otherwise it is skipped.

@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 T = TypeVar('T')
 
 # What the progress line shows, in this order; metrics.jsonl has all.
-SHOWN = {
+_SHOWN = {
     'loss': 'loss {:.4f}',
     'learning_rate': 'rate {:.2e}',
-    'val_accuracy': 'val accuracy {:.4f}',
+    'val_{chosen_by}': 'val {chosen_by} {{:.4f}}',
     'images_per_second': '{:,.0f} images/s',
     'data_wait': '{:.0%} waiting for data',
     'skipped': '{} skipped',
@@ -166,9 +166,16 @@ class Progress:
     Args:
         start: the step that the run starts from.
         total: the step at which it ends.
+        chosen_by: the metric on val that is shown.
     """
 
-    def __init__(self, start: int, total: int):
+    def __init__(self, start: int, total: int, chosen_by: str = 'accuracy'):
+        self._shown = {
+            name.format(chosen_by=chosen_by): form.format(chosen_by=chosen_by)
+            if name.startswith('val')
+            else form
+            for name, form in _SHOWN.items()
+        }
         self._start, self._total = start, total
         self._begin = time.perf_counter()
         self._bar = None
@@ -180,7 +187,9 @@ class Progress:
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Shows a step, those of its values that say how it goes, and the time left."""
         shown = [
-            form.format(values[name]) for name, form in SHOWN.items() if name in values
+            form.format(values[name])
+            for name, form in self._shown.items()
+            if name in values
         ]
         seconds = time.perf_counter() - self._begin
         left = seconds / (step - self._start) * (self._total - step)

@@ -1,21 +1,37 @@
-"""All that must be known before the first step of a run."""
+"""All that is known of a run before its first step: what it will train, on what, how.
 
+`prepare` is how everything begins that is about a run: the run itself, its forecast,
+and whatever comes later. It reads, and writes nothing.
+"""
+
+import dataclasses
+import functools
 import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vit_jax import checkpoint, data, models
+from vit_jax import checkpoint, data, models, optim
 from vit_jax import config as config_lib
+from vit_jax.files.run_record import RunRecord
+from vit_jax.runtime import hosts, sharding
+from vit_jax.tasks import Task, task_of
+from vit_jax.training import input as input_lib
+from vit_jax.training.run_directory import versions
+from vit_jax.training.state import Initializer, TrainState
+from vit_jax.training.step import Step, compile_step
 
 log = logging.getLogger(__name__)
 
-# Keys that each host may have as it likes. What is at other paths is compared by
+# Keys that each host may have as it likes. What other paths hold is compared by
 # fingerprint.
 _OWN = frozenset(
     {
@@ -23,6 +39,159 @@ _OWN = frozenset(
         *('pretrained_dir', 'num_threads', 'num_workers', 'prefetch'),
     }
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run that could start: nothing is allocated, nothing is written.
+
+    What follows from the fields is made when it is asked for, once.
+
+    Attributes:
+        config: the configuration, with every key filled in.
+        dataset: what it trains on.
+        sources: the examples by role: train, val, test.
+        start: the step from which a stopped run goes on; None: a new run.
+    """
+
+    config: ConfigDict
+    dataset: data.Dataset
+    sources: Mapping[str, data.Source]
+    start: int | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the dataset, by label."""
+        return self.dataset.class_names
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices that share each batch."""
+        return sharding.make_mesh(self.config.sharding.fsdp)
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """What is learned."""
+        return task_of(self.config.task)
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The network as it is trained."""
+        return create_model(self.config, len(self.class_names))
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer, with its schedule."""
+        return optim.create_optimizer(self.config)
+
+    @functools.cached_property
+    def images(self) -> data.Source:
+        """The training images as they are read: decoded, if the run keeps them so."""
+        return input_lib.cached_source(self.config, self.sources['train'])
+
+    @functools.cached_property
+    def _initializer(self) -> Initializer:
+        return Initializer(
+            self.config, len(self.class_names), self.optimizer, self.mesh
+        )
+
+    def state_shapes(self) -> TrainState:
+        """Returns the state as `jax.ShapeDtypeStruct`s with their shardings."""
+        return self._initializer.shapes()
+
+    def first_state(self) -> TrainState:
+        """Returns state 0: from the pretrained file, or new."""
+        return self._initializer.state(self.class_names)
+
+    def compile_step(self, state: TrainState) -> Step:
+        """Returns the training step for such a state, of arrays or of shapes."""
+        return compile_step(self.config, self.model, self.optimizer, state)
+
+    def input(self, start: int = 0) -> Iterator[Mapping[str, Any]]:
+        """Returns batch `start` and all that follow, on this host; to be closed."""
+        return input_lib.train_batches(self.config, self.images, start)
+
+    def card(self, results: Sequence[Mapping[str, Any]] = ()) -> checkpoint.ModelCard:
+        """Returns the card of the model that the run leaves.
+
+        Args:
+            results: what was reached.
+        """
+        config = self.config
+        return checkpoint.ModelCard(
+            model=config.model.to_dict(),
+            num_classes=len(self.class_names),
+            image_size=config_lib.image_size(config),
+            class_names=list(self.class_names),
+            resize=config.pp.resize,
+            mean=_one_or_each(config.pp.mean),
+            std=_one_or_each(config.pp.std),
+            task=config.task,
+            source={
+                'dataset': _absolute(config.dataset),
+                'tfds_data_dir': _absolute(config.tfds_data_dir),
+                'tfds_manual_dir': _absolute(config.tfds_manual_dir),
+                'dtype': config.dtype,
+                'holdout': config.pp.holdout,
+                'train_split': config.pp.train,
+                'test_split': config.pp.test,
+                'pretrained': config.pretrained,
+                'results': list(results),
+            },
+        )
+
+    def check(self) -> None:
+        """Raises a ValueError for what could not be run with this data."""
+        config, images = self.config, self.sources['train']
+        config_lib.check(config, num_devices=jax.device_count())
+        if config.batch > len(images):
+            raise ValueError(
+                f'There are {len(images)} training examples ({config.pp.train}), '
+                f'fewer than one batch of {config.batch}; set a smaller '
+                '--config.batch.'
+            )
+
+
+def checked(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of a configuration that is the same on all hosts, and can be.
+
+    Raises:
+        ValueError: the hosts disagree, or no run could have this configuration.
+    """
+    config = config.copy_and_resolve_references()
+    hosts.agree(keys_all_hosts_share(config) | {'the code': hosts.code(), **versions()})
+    config_lib.check(config, num_devices=jax.device_count())
+    return config
+
+
+def prepare(config: ConfigDict, workdir: str | os.PathLike) -> Plan:
+    """Returns the plan of a run; all hosts agree on it.
+
+    Args:
+        config: from a recipe, as `checked` returns it; it is filled in.
+        workdir: the run directory; only looked into. A run in it would go on.
+
+    Raises:
+        ValueError: the configuration, the data or the weights do not fit together.
+    """
+    record = RunRecord(pathlib.Path(workdir).expanduser())
+    start = record.latest_step()
+    dataset = hosts.first_host_first(
+        lambda: data.open_dataset(
+            config.dataset,
+            data_dir=config.tfds_data_dir,
+            manual_dir=config.tfds_manual_dir,
+            holdout=config.pp.holdout,
+        )
+    )
+    with hosts.raise_on_all():
+        sources = open_splits(config, dataset)
+        has_run = start is not None or record.summary() is not None
+        previous = record.config() if has_run else None
+        resolve_from_data(config, len(sources['train']), previous)
+    hosts.first_host_first(lambda: inherit_numerics(config, previous))
+    hosts.agree(keys_all_hosts_share(config) | {'the step to go on from': start})
+    return Plan(config, dataset, sources, start)
 
 
 def open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Source]:
@@ -47,64 +216,52 @@ def open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Sou
     return sources
 
 
-def fill_in(
-    config: ConfigDict, num_examples: int, before: Mapping[str, Any] | None
+def resolve_from_data(
+    config: ConfigDict, num_examples: int, previous: Mapping[str, Any] | None
 ) -> None:
     """Sets the keys that are None: as the run to go on has them, or from the data."""
-    before = config_lib.flatten(before or {})
-    found = config_lib.resolve(
+    previous = config_lib.flatten(previous or {})
+    values = config_lib.resolve(
         config, num_examples=num_examples, num_devices=jax.device_count()
     )
-    for key in found:
-        if before.get(key) is not None:
-            found[key] = before[key]
-    config.update_from_flattened_dict(found)
-    if found:
-        log.info(
-            'Chosen for %d examples: %s',
-            num_examples,
-            ', '.join(f'{key} {value}' for key, value in found.items()),
-        )
+    for key in values:
+        if previous.get(key) is not None:
+            values[key] = previous[key]
+    config.update_from_flattened_dict(values)
+    _tell(f'Chosen for {num_examples} examples', values)
 
 
-def follow_weights(config: ConfigDict, before: Mapping[str, Any] | None) -> None:
+def inherit_numerics(config: ConfigDict, previous: Mapping[str, Any] | None) -> None:
     """Sets what the configuration leaves to the weights: numerics, normalization.
 
     Weights that a port trained have another GELU, other epsilons, another mean.
 
     Args:
         config: of the run.
-        before: of the run that goes on, which has found them already.
+        previous: of the run that goes on, which has inherited them already.
     """
     card = None
-    if before is None and config.pretrained is not None:
+    if previous is None and config.pretrained is not None:
         with checkpoint.open(config.pretrained) as weights:
             card = weights.card
-    found = config_lib.follow(config, card, config_lib.flatten(before or {}))
-    if card is not None and found:
-        log.info(
-            'As in the pretrained weights: %s',
-            ', '.join(f'{key} {value}' for key, value in found.items()),
-        )
+    values = config_lib.follow(config, card, config_lib.flatten(previous or {}))
+    if card is not None:
+        _tell('As in the pretrained weights', values)
 
 
-def _common(config: ConfigDict) -> dict[str, Any]:
-    """Returns the keys that all hosts must have the same."""
+def _tell(why: str, values: Mapping[str, Any]) -> None:
+    if values:
+        listed = ', '.join(f'{key} {value}' for key, value in values.items())
+        log.info('%s: %s', why, listed)
+
+
+def keys_all_hosts_share(config: ConfigDict) -> dict[str, Any]:
+    """Returns the keys that all hosts must have the same, with their values."""
     return {
         f'config.{key}': value
         for key, value in config_lib.flatten(config).items()
         if key not in _OWN
     }
-
-
-def check_filled_in(config: ConfigDict, sources: Mapping[str, data.Source]) -> None:
-    """Raises a ValueError for what could not be run with this data."""
-    config_lib.check(config, num_devices=jax.device_count())
-    if config.batch > len(sources['train']):
-        raise ValueError(
-            f'There are {len(sources["train"])} training examples ({config.pp.train}), '
-            f'fewer than one batch of {config.batch}; set a smaller --config.batch.'
-        )
 
 
 def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
@@ -113,32 +270,6 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     if 'transformer' in config.model:  # a Mixer has no attention
         fields['attention'] = config.attention
     return models.from_config(config.model, num_classes=num_classes, **fields)
-
-
-def _card(
-    config: ConfigDict, dataset: data.Dataset, results: list[dict[str, Any]]
-) -> checkpoint.ModelCard:
-    """Returns what must be known to use the model that a run leaves."""
-    return checkpoint.ModelCard(
-        model=config.model.to_dict(),
-        num_classes=len(dataset.class_names),
-        image_size=config_lib.image_size(config),
-        class_names=list(dataset.class_names),
-        resize=config.pp.resize,
-        mean=_one_or_each(config.pp.mean),
-        std=_one_or_each(config.pp.std),
-        source={
-            'dataset': _absolute(config.dataset),
-            'tfds_data_dir': _absolute(config.tfds_data_dir),
-            'tfds_manual_dir': _absolute(config.tfds_manual_dir),
-            'dtype': config.dtype,
-            'holdout': config.pp.holdout,
-            'train_split': config.pp.train,
-            'test_split': config.pp.test,
-            'pretrained': config.pretrained,
-            'results': results,
-        },
-    )
 
 
 def _one_or_each(values: Sequence[float]) -> float | tuple[float, ...]:

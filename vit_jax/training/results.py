@@ -1,64 +1,36 @@
-"""What a run hands back at its end."""
+"""What a run says at its beginning and hands back at its end."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax import data
-from vit_jax.runtime import compiler
+from vit_jax import models
+from vit_jax.runtime import compiler, hosts
 from vit_jax.training.checkpoints import TrainCheckpoints
+from vit_jax.training.evaluators import VAL, Scheduled, Split
+from vit_jax.training.plan import Plan
+from vit_jax.training.run_directory import RunDirectory
 from vit_jax.training.state import TrainState, num_params
+from vit_jax.words.tables import table
 
 log = logging.getLogger(__name__)
 
 
-def _candidates(
-    state: TrainState, checkpoints: TrainCheckpoints
-) -> Iterator[tuple[str, int, PyTree]]:
-    """Yields (name, step, params) of the parameters that a run can hand back."""
-    step = int(state.step)
-    yield 'last', step, state.params
-    if (best := checkpoints.best()) is not None:
-        at = int(best['step'])
-        if at == step:
-            yield 'best', at, state.params
-        else:
-            yield 'best', at, checkpoints.restore(at, state.to_saved())['params']
-
-
-def _summary(step: int, results: list[dict[str, Any]]) -> dict[str, float]:
-    """Returns the final metrics by name."""
-    summary = {'step': step}
-    for row in results:
-        prefix = 'best_' if row['parameters'] == 'best' else ''
-        summary[f'{prefix}step'] = row['step']
-        for name in ('accuracy', 'loss'):
-            summary[f'{prefix}{row["role"]}_{name}'] = row[name]
-    return summary
-
-
-def _announce(
-    config: ConfigDict,
-    dataset: data.Dataset,
-    sources: Mapping[str, data.Source],
-    state: TrainState,
-    mesh: Mesh,
-    start: int,
-) -> None:
+def announce(plan: Plan, state: TrainState) -> None:
     """Tells what is about to happen."""
+    config, dataset, start = plan.config, plan.dataset, plan.start or 0
     counts = ', '.join(
-        f'{len(source)} {role} ({config.pp[role]})' for role, source in sources.items()
+        f'{len(source)} {role} ({config.pp[role]})'
+        for role, source in plan.sources.items()
     )
     log.info(
         '%s: %d classes; examples: %s', dataset.name, len(dataset.class_names), counts
     )
-    if 'val' not in sources:
+    if VAL not in plan.sources:
         log.info('Nothing is held out: no parameters are chosen, only the last kept.')
     log.info(
         '%s, %s parameters, images %s, from %s',
@@ -73,8 +45,71 @@ def _announce(
         config.total_steps,
         config.batch,
         config.accum_steps,
-        mesh.size,
+        plan.mesh.size,
         jax.devices()[0].device_kind,
     )
     for name, value in compiler.options().items():
         log.info('The step is compiled with %s=%r; XLA_FLAGS wins.', name, value)
+
+
+def finish(
+    plan: Plan,
+    state: TrainState,
+    run: RunDirectory,
+    checkpoints: TrainCheckpoints,
+    evaluators: Sequence[Scheduled],
+) -> tuple[PyTree, dict[str, float]]:
+    """Judges the last weights and the best on val, and writes both with their card.
+
+    Returns:
+        The last weights in the published layout, and the final metrics by name.
+    """
+    judges = {e.name: e.evaluate for e in evaluators if e.name == VAL}
+    if 'test' in plan.sources:
+        judges['test'] = Split(plan, 'test')
+    results = []
+    for which, step, weights in _candidates(state, checkpoints):
+        run.save_model(which, models.unstack(weights))
+        results += [
+            {
+                'parameters': which,
+                'step': step,
+                'role': role,
+                'split': plan.config.pp[role],
+                **judge(weights, step),
+            }
+            for role, judge in judges.items()
+        ]
+    summary = _summary(int(state.step), results)
+    with hosts.raise_on_all():
+        run.save_card(plan.card(results))
+        run.finish(results, summary)
+    if results:
+        log.info('Results:\n%s', table(results))
+    return models.unstack(state.weights), summary
+
+
+def _candidates(
+    state: TrainState, checkpoints: TrainCheckpoints
+) -> Iterator[tuple[str, int, PyTree]]:
+    """Yields (name, step, weights) of what a run can hand back."""
+    step = int(state.step)
+    yield 'last', step, state.weights
+    if (best := checkpoints.best()) is not None:
+        at = int(best['step'])
+        if at != step:
+            saved = checkpoints.restore(at, state.to_saved())
+            state = TrainState.from_saved(saved)
+        yield 'best', at, state.weights
+
+
+def _summary(step: int, results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Returns the final metrics by name."""
+    summary = {'step': step}
+    described = {'parameters', 'step', 'role', 'split', 'num_examples'}
+    for row in results:
+        prefix = 'best_' if row['parameters'] == 'best' else ''
+        summary[f'{prefix}step'] = row['step']
+        for name in row.keys() - described:
+            summary[f'{prefix}{row["role"]}_{name}'] = row[name]
+    return summary

@@ -26,6 +26,7 @@ from vit_jax import checkpoint
 from vit_jax import config as config_lib
 from vit_jax.checkpoint import weights
 from vit_jax.data import Source
+from vit_jax.files.run_record import RunRecord
 from vit_jax.runtime import hosts, sharding
 
 try:
@@ -41,7 +42,7 @@ _SECONDS_TO_APPEAR = 10
 _VERSIONS = ('vit_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
-class RunDirectory:
+class RunDirectory(RunRecord):
     """A directory with one run in it: config.json, run.json and what training adds.
 
     All hosts see it, the first one writes to it.
@@ -59,7 +60,7 @@ class RunDirectory:
                 f'--workdir={path}: a run directory on a remote file system is not '
                 'supported yet; take a local (or mounted) directory.'
             )
-        self.path = pathlib.Path(path).expanduser().absolute()
+        super().__init__(pathlib.Path(path).expanduser().absolute())
         if not hosts.is_first():
             return
         try:
@@ -73,17 +74,35 @@ class RunDirectory:
                 'another one with --workdir, or change its permissions.'
             ) from error
 
+    @classmethod
+    @contextlib.contextmanager
+    def entered(cls, path: str | os.PathLike) -> Iterator['RunDirectory']:
+        """Gives the run directory to this process alone, and logs what happens there.
+
+        Raises:
+            ValueError: it is no directory, cannot be written to, another process is
+                running there, or not all hosts see it.
+        """
+        with contextlib.ExitStack() as stack:
+            with hosts.raise_on_all():
+                run = cls(path)
+                stack.enter_context(run.locked())
+                stack.enter_context(run.logging())
+                stack.enter_context(hosts.explained())
+            run.require_shared()
+            yield run
+
     def require_shared(self) -> None:
         """Raises a ValueError, on all hosts, where one does not see this directory."""
         if jax.process_count() == 1:
             return
         (name, *_) = hosts.gather(f'.seen-by-all-{uuid.uuid4().hex}')
         token = self.path / name
-        with hosts.together():
+        with hosts.raise_on_all():
             if hosts.is_first():
                 token.touch()
         try:
-            with hosts.together():
+            with hosts.raise_on_all():
                 until = time.monotonic() + _SECONDS_TO_APPEAR
                 while not token.exists():
                     if time.monotonic() > until:
@@ -96,14 +115,6 @@ class RunDirectory:
         finally:
             if hosts.is_first():
                 token.unlink(missing_ok=True)
-
-    def config(self) -> dict[str, Any] | None:
-        """Returns the configuration of the run in here; None if there is none."""
-        return self._read('config.json')
-
-    def record(self) -> dict[str, Any]:
-        """Returns run.json; {} if there is none."""
-        return self._read('run.json') or {}
 
     def open(
         self,
@@ -126,7 +137,7 @@ class RunDirectory:
             ValueError: the directory holds a run whose numbers another configuration
                 or other data decided; each difference is listed with both values.
         """
-        with hosts.together():
+        with hosts.raise_on_all():
             record, before = self.record(), self.config()
             if not resume and 'summary' not in record:
                 record, before = {}, None
@@ -154,10 +165,6 @@ class RunDirectory:
             'run.json', {**record, 'fingerprints': fingerprints, 'starts': starts}
         )
         self._write('config.json', config.to_dict())
-
-    def summary(self) -> dict[str, float] | None:
-        """Returns what a complete run reached; None if there is no complete one."""
-        return self.record().get('summary')
 
     def save_model(self, which: str, params: PyTree) -> None:
         """Writes model.npz ('last') or model_best.npz ('best'), published names.
@@ -243,15 +250,6 @@ class RunDirectory:
             package.removeHandler(handler)
             handler.close()
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
-        try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except ValueError as error:
-            raise ValueError(
-                f'{path} is damaged: {error}. Restore it, or choose another --workdir.'
-            ) from error
-
     def _write(self, name: str, content: Any) -> None:
         new = self.path / f'{name}.new'
         new.write_text(json.dumps(content, indent=2) + '\n')
@@ -274,7 +272,7 @@ class _Gathered(weights.TreeWeights):
         """Returns a parameter whole on this host's devices."""
         assert name == next(self._next), 'the hosts would gather different parameters'
         _, leaf, i = self._places[name]
-        return sharding.whole(leaf if i is None else leaf[i])
+        return sharding.replicate(leaf if i is None else leaf[i])
 
 
 def _natural(name: str) -> list[str | int]:

@@ -36,8 +36,8 @@ class TrainState:
         skipped: how many corrupt images were replaced in the batches so far.
         first_nonfinite: the first step whose loss or gradient was not finite, or -1;
             in float16, the first at the lowest scale of the loss.
-        model_state: mutable state of the model; None for Vision Transformers.
-        averaged_params: an average of the parameters; None without.
+        model_state: state of the model, such as statistics of its batches, collections
+            by name; {} for Vision Transformers.
         loss_scale: of float16 training, see loss_scale.py; None without.
     """
 
@@ -46,32 +46,39 @@ class TrainState:
     opt_state: PyTree
     skipped: PyTree
     first_nonfinite: PyTree
-    model_state: PyTree = None
-    averaged_params: PyTree = None
+    model_state: PyTree = struct.field(default_factory=dict)
     loss_scale: PyTree = None
 
     @classmethod
     def create(
         cls,
-        params: PyTree,
+        weights: PyTree,
         optimizer: optax.GradientTransformation,
         dtype: str = 'float32',
     ) -> 'TrainState':
         """Returns state 0.
 
         Args:
-            params: its parameters.
+            weights: its parameters, and its model's state; see models/variables.py.
             optimizer: from `optim.create_optimizer`.
             dtype: of the computation.
         """
+        variables = models.variables(weights)
+        params = variables.pop('params')
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
+            model_state=variables,
             skipped=jnp.zeros((), jnp.int32),
             first_nonfinite=jnp.full((), -1, jnp.int32),
             loss_scale=loss_scale.first(dtype),
         )
+
+    @property
+    def weights(self) -> PyTree:
+        """Parameters and model state as one tree: see models/variables.py."""
+        return models.weights({'params': self.params, **self.model_state})
 
     def to_saved(self) -> dict[str, PyTree]:
         """Returns what a checkpoint holds: the fields that are in use."""
@@ -109,19 +116,19 @@ class Initializer:
         self._mesh = mesh
         self._model = models.from_config(config.model, num_classes=num_classes)
 
-    def _init_params(self) -> PyTree:
+    def _init_weights(self) -> PyTree:
         channels = self._config.pp.channels
         images = jnp.zeros((1, *config_lib.image_size(self._config), channels))
         rng = stream(self._config.seed, INIT_STREAM)
-        params = self._model.init(rng, images, train=False)['params']
-        return models.stack(params) if self._config.scan_layers else params
+        weights = models.weights(self._model.init(rng, images, train=False))
+        return models.stack(weights) if self._config.scan_layers else weights
 
-    def _create(self, params: PyTree) -> TrainState:
-        return TrainState.create(params, self._optimizer, self._config.dtype)
+    def _create(self, weights: PyTree) -> TrainState:
+        return TrainState.create(weights, self._optimizer, self._config.dtype)
 
     def shapes(self) -> TrainState:
         """Returns the state as `jax.ShapeDtypeStruct`s with their shardings."""
-        state = jax.eval_shape(lambda: self._create(self._init_params()))
+        state = jax.eval_shape(lambda: self._create(self._init_weights()))
         return jax.tree.map(
             lambda leaf, where: leaf.update(sharding=where),
             state,
@@ -141,32 +148,33 @@ class Initializer:
             ValueError: the file does not fit the model.
         """
         shapes = self.shapes()
-        params = shapes.params
+        weights = shapes.weights
         if self._config.pretrained is not None:
-            params = checkpoint.load_pretrained(
+            weights = checkpoint.load_pretrained(
                 pretrained_path=self._config.pretrained,
-                init_params=params,
+                init_params=weights,
                 model_config=self._config.model,
                 image_size=config_lib.image_size(self._config),
                 keep_head=self._config.keep_head,
                 class_names=class_names,
             )
-        params = self._initialize_missing(params)
-        # Everything but the parameters is computed from them, in its place.
-        where = jax.tree.map(lambda leaf: leaf.sharding, shapes.replace(params=None))
+        variables = models.variables(self._initialize_missing(weights))
+        in_place = {'params': variables.pop('params'), 'model_state': variables}
+        # Everything else is computed from the parameters, in its place.
+        empty = dict.fromkeys(in_place)
+        where = jax.tree.map(lambda leaf: leaf.sharding, shapes.replace(**empty))
         rest = jax.jit(
-            lambda params: self._create(params).replace(params=None),
-            out_shardings=where,
+            lambda params: self._create(params).replace(**empty), out_shardings=where
         )
-        return rest(params).replace(params=params)
+        return rest(in_place['params']).replace(**in_place)
 
-    def _initialize_missing(self, params: PyTree) -> PyTree:
-        """Initialises the parameters that are shapes so far, and only those."""
-        leaves, structure = jax.tree.flatten(params)
+    def _initialize_missing(self, weights: PyTree) -> PyTree:
+        """Initialises the arrays that are shapes so far, and only those."""
+        leaves, structure = jax.tree.flatten(weights)
         new = [i for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)]
 
         def init() -> list[jax.Array]:
-            made = jax.tree.leaves(self._init_params())
+            made = jax.tree.leaves(self._init_weights())
             return [made[i] for i in new]  # the compiler drops the others
 
         # It runs once: optimising it takes several times as long as it can save.

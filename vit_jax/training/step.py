@@ -7,6 +7,7 @@ batch s is drawn; then the step runs. Hence a run that is killed and resumed end
 with the same bits as one that was not.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import optim
 from vit_jax.runtime import compiler, sharding
+from vit_jax.tasks import CLASSES, Task, task_of
 from vit_jax.training import loss_scale
 from vit_jax.training.state import DROPOUT_STREAM, TrainState, stream
 
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]  # of arrays
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+# (params, model_state, batch, rng) -> ((loss, model_state), gradient).
+LossAndGrad = Callable[
+    [PyTree, PyTree, Batch, PRNGKeyArray], tuple[tuple[Array, PyTree], PyTree]
+]
 
 # XLA may otherwise leave out roundings to bfloat16 that the program asks for. With
 # them, four steps with bfloat16 momentum end within 1e-5 of the original's numbers,
@@ -56,97 +62,132 @@ def normalize(
     return (images.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
 
 
-def loss_fn(
-    params: PyTree,
-    batch: Batch,
-    rng: PRNGKeyArray,
-    *,
-    model: nn.Module,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-) -> Float[Array, '']:
-    """Returns the mean softmax cross-entropy of a batch.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a step makes smaller: the mean loss of a task on the outputs of a model.
 
-    Args:
-        params: of the model.
-        batch: image (b h w c) uint8, label (b).
-        rng: of dropout.
-        model: gives logits (b y).
+    Attributes:
+        model: gives the outputs.
+        task: says what the outputs should be.
         mean: of the pixels, see `normalize`.
         std: of the pixels, see `normalize`.
     """
-    images = normalize(batch['image'], mean, std)
-    logits = model.apply({'params': params}, images, train=True, rngs={'dropout': rng})
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch['label']
-    ).mean()
+
+    model: nn.Module
+    task: Task = CLASSES
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
+
+    def __call__(
+        self, params: PyTree, model_state: PyTree, batch: Batch, rng: PRNGKeyArray
+    ) -> tuple[Float[Array, ''], PyTree]:
+        """Returns the loss of a batch, and the state of the model after it.
+
+        Args:
+            params: of the model.
+            model_state: of the model, collections by name; {} for most.
+            batch: image (b h w c) uint8, and what the task's targets come from.
+            rng: of dropout.
+        """
+        outputs, model_state = self.model.apply(
+            {'params': params, **model_state},
+            normalize(batch['image'], self.mean, self.std),
+            train=True,
+            rngs={'dropout': rng},
+            mutable=list(model_state),
+        )
+        losses = self.task.loss(outputs, self.task.targets(batch))
+        return losses.mean(), model_state
+
+    def draws(
+        self, params: PyTree, model_state: PyTree, images: Num[Array, 'b h w c']
+    ) -> bool:
+        """Returns whether the model draws random numbers in training, as for dropout.
+
+        Args:
+            params: arrays or shapes.
+            model_state: arrays or shapes.
+            images: pixels; of one of them the shapes are traced.
+        """
+        forward = functools.partial(
+            self.model.apply, train=True, mutable=list(model_state)
+        )
+        pixels = normalize(images[:1], self.mean, self.std)
+        try:
+            jax.eval_shape(forward, {'params': params, **model_state}, pixels)
+        except flax.errors.InvalidRngError:
+            return True
+        return False
 
 
 def accumulate_gradient(
-    loss_and_grad: Callable[[PyTree, Batch, PRNGKeyArray], tuple[Array, PyTree]],
+    loss_and_grad: LossAndGrad,
     params: PyTree,
+    model_state: PyTree,
     batch: Batch,
     rng: PRNGKeyArray,
     accum_steps: int,
     mesh: jax.sharding.Mesh | None = None,
-) -> tuple[Float[Array, ''], PyTree]:
-    """Returns loss and gradient of a batch, computed in parts and averaged.
+) -> tuple[Float[Array, ''], PyTree, PyTree]:
+    """Returns loss, gradient and model state of a batch that is computed in parts.
 
     Part i takes every accum_steps-th example, from i on. Each device finds the rows
     of every part among its own, so that no part is gathered from other devices, as
-    contiguous parts would be.
+    contiguous parts would be. Loss and gradient are means over the parts; the model
+    state goes from part to part.
 
     Args:
-        loss_and_grad: of (params, batch, rng).
+        loss_and_grad: of (params, model_state, batch, rng).
         params: what to differentiate for.
+        model_state: before the batch.
         batch: arrays (b …).
         rng: split into one for each part.
         accum_steps: number of parts; divides b.
         mesh: of devices that hold all of `params` each, and share the batch: each adds
             up what its examples give, and the sums are reduced once. `loss_and_grad`
-            must not draw random numbers, for all devices would draw the same. None:
-            the compiler decides, and reduces after each part.
+            must not draw random numbers, for all devices would draw the same, and the
+            model must have no state. None: the compiler decides, and reduces after
+            each part.
     """
     if mesh is not None:
 
-        def on_each_device(*args: PyTree) -> tuple[Float[Array, ''], PyTree]:
-            found = accumulate_gradient(loss_and_grad, *args, accum_steps)
-            return jax.lax.pmean(found, mesh.axis_names)
+        def on_each_device(*args: PyTree) -> tuple[Array, PyTree, PyTree]:
+            means = accumulate_gradient(loss_and_grad, *args, accum_steps)
+            return jax.lax.pmean(means, mesh.axis_names)
 
         whole = jax.sharding.PartitionSpec()
         return jax.shard_map(
             on_each_device,
             mesh=mesh,
-            in_specs=(whole, sharding.batch_sharding(mesh).spec, whole),
+            in_specs=(whole, whole, sharding.batch_sharding(mesh).spec, whole),
             out_specs=whole,
             # Otherwise the gradient for what all devices hold is reduced by itself,
             # after each part.
             check_vma=False,
-        )(params, batch, rng)
+        )(params, model_state, batch, rng)
     if accum_steps == 1:
-        return loss_and_grad(params, batch, jax.random.fold_in(rng, 0))
+        rng = jax.random.fold_in(rng, 0)
+        (loss, model_state), grads = loss_and_grad(params, model_state, batch, rng)
+        return loss, grads, model_state
     parts = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, accum_steps, *x.shape[1:]), 1, 0), batch
     )
 
-    def add_part(total: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, None]:
-        i, examples = part
-        found = loss_and_grad(params, examples, jax.random.fold_in(rng, i))
-        return jax.tree.map(jnp.add, total, found), None
+    def add_part(
+        carry: tuple[PyTree, PyTree], part: tuple[Array, Batch]
+    ) -> tuple[PyTree, None]:
+        (total, model_state), (i, examples) = carry, part
+        (loss, model_state), grads = loss_and_grad(
+            params, model_state, examples, jax.random.fold_in(rng, i)
+        )
+        return (jax.tree.map(jnp.add, total, (loss, grads)), model_state), None
 
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add_part, zeros, (jnp.arange(accum_steps), parts))
-    return jax.tree.map(lambda x: x / accum_steps, total)
-
-
-def draws(model: nn.Module, params: PyTree, images: Num[Array, 'b h w c']) -> bool:
-    """Returns whether the model draws random numbers in training, as dropout does."""
-    forward = functools.partial(model.apply, train=True)
-    try:
-        jax.eval_shape(forward, {'params': params}, normalize(images[:1]))
-    except flax.errors.InvalidRngError:
-        return True
-    return False
+    (total, model_state), _ = jax.lax.scan(
+        add_part, (zeros, model_state), (jnp.arange(accum_steps), parts)
+    )
+    loss, grads = jax.tree.map(lambda x: x / accum_steps, total)
+    return loss, grads, model_state
 
 
 def split(
@@ -185,12 +226,10 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: nn.Module,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
-    accum_steps: int,
     seed: int,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    accum_steps: int = 1,
     trainable: PyTree | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -199,12 +238,10 @@ def train_step(
     Args:
         state: donated when this is compiled by `compile_step`.
         batch: image (b h w c) uint8, label (b), skipped (b).
-        model: gives logits (b y).
+        objective: what the step makes smaller.
         optimizer: from `optim.create_optimizer`.
-        accum_steps: number of parts that the batch is computed in.
         seed: of dropout.
-        mean: of the pixels, see `normalize`.
-        std: of the pixels, see `normalize`.
+        accum_steps: number of parts that the batch is computed in.
         trainable: which parameters are trained, from `optim.trainable`; None: all.
         mesh: of devices that hold the whole state each, see `accumulate_gradient`.
 
@@ -215,18 +252,25 @@ def train_step(
     """
     trained, join = split(state.params, trainable)
     scale = state.loss_scale
-    if mesh is not None and draws(model, state.params, batch['image']):
-        # What is drawn must not depend on the number of devices.
+    if mesh is not None and (
+        state.model_state
+        or objective.draws(state.params, state.model_state, batch['image'])
+    ):
+        # What is drawn must not depend on the number of devices, nor must the
+        # statistics of a batch, which is that of all of them.
         mesh = None
 
-    def loss_of(trained: PyTree, batch: Batch, rng: PRNGKeyArray) -> Float[Array, '']:
-        loss = loss_fn(join(trained), batch, rng, model=model, mean=mean, std=std)
-        return loss if scale is None else scale.scaled(loss)
+    def loss_of(
+        trained: PyTree, model_state: PyTree, batch: Batch, rng: PRNGKeyArray
+    ) -> tuple[Float[Array, ''], PyTree]:
+        loss, model_state = objective(join(trained), model_state, batch, rng)
+        return loss if scale is None else scale.scaled(loss), model_state
 
-    loss, grads = accumulate_gradient(
-        jax.value_and_grad(loss_of),
+    loss, grads, model_state = accumulate_gradient(
+        jax.value_and_grad(loss_of, has_aux=True),
         trained,
-        {'image': batch['image'], 'label': batch['label']},
+        state.model_state,
+        {name: x for name, x in batch.items() if name != 'skipped'},
         jax.random.fold_in(stream(seed, DROPOUT_STREAM), state.step),
         accum_steps,
         mesh,
@@ -244,6 +288,7 @@ def train_step(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
+        model_state=model_state,
         # As float32, devices add it up together with the gradients.
         skipped=state.skipped
         + batch['skipped'].astype(jnp.float32).sum().astype(jnp.int32),
@@ -255,8 +300,12 @@ def train_step(
             scale.at_lowest, after.first_nonfinite, state.first_nonfinite
         )
         after = after.replace(
-            params=loss_scale.kept(finite, state.params, after.params),
-            opt_state=loss_scale.kept(finite, state.opt_state, after.opt_state),
+            **{
+                name: loss_scale.keep_if_finite(
+                    finite, getattr(state, name), getattr(after, name)
+                )
+                for name in ('params', 'opt_state', 'model_state')
+            },
             first_nonfinite=first_nonfinite,
             loss_scale=scale.after(finite),
         )
@@ -281,14 +330,15 @@ def compile_step(
     where = shardings.step
     shared = all(one.is_fully_replicated for one in jax.tree.leaves(shardings))
     several = config.accum_steps > 1 and len(where.device_set) > 1
+    objective = Objective(
+        model, task_of(config.task), config.pp.mean or MEAN, config.pp.std or STD
+    )
     step = functools.partial(
         train_step,
-        model=model,
+        objective=objective,
         optimizer=optimizer,
-        accum_steps=config.accum_steps,
         seed=config.seed,
-        mean=config.pp.mean or MEAN,
-        std=config.pp.std or STD,
+        accum_steps=config.accum_steps,
         trainable=trainable,
         mesh=where.mesh if several and shared else None,
     )
