@@ -6,31 +6,22 @@
     model, params, card = vit_jax.load('runs/flowers')      # what it is made of
     model = vit_jax.get_model('ViT-B_16', num_classes=10)   # without parameters
 
-The map of the package, in the order in which data flows:
+What can be run is a file at the root, `python -m vit_jax.<noun>`; what it is made of is
+a folder, here in the order in which data flows:
 
-    configs      what to run: one file, one recipe (configs/ in the repository)
-    main         the command: python -m vit_jax.main --config=… --workdir=…
-    config       the default configuration, every key explained
-    models       the networks, and the table of those that were published
-    data         images and labels: sources, image operations, batches
-    checkpoint   weights in and out: published files, adaptation, a run's state
-    hosts        several processes that train one model
-    sharding     devices, and which array lives where
-    optim        learning rate schedules, optimizers
-    train_state  all that a step needs besides its batch, and how it begins
-    train_step   one step, and the steps one after another
-    evaluators   what is asked of the parameters on the way
-    train        the story of a run; fine_tuning: the same in one call
-    workdir      the run directory; metrics, interruption: what is told, and signals
-    predictor    a model that can be asked; predict: the likeliest classes of photos
-    evaluate     every example exactly once; judgement: what follows from it
-    features     of a dataset, to a file; few_shot: what can be learned from them
-    convert      weights in another format; export: an artifact that runs alone
-    visualize    what a model has learned; summary, shapes: what it does, by layer
-    report       one HTML file about a run
-    dry_run      what a run would take; memory: where there is too little of it
-    profiling    a trace of some steps; compilation_cache: what is compiled is kept
-    commands     what the commands share
+    config, configs    every key, and recipes that set some (configs/ in a clone)
+    models             the networks, and the zoo of those that were published
+    data               images and labels: datasets, operations on pixels, batches
+    checkpoint         weights in and out, whatever their format and their names
+    tasks              what is learned: loss, metrics, what is best, the answer
+    optim              learning rate schedules, optimizers, what they leave alone
+    training           the parts of a run; train.py is its story
+    inference          a model that can be asked; evaluation: how good it is
+    forecast           what a run would take, before it is made
+    export, visualize, report    a model elsewhere, what it has learned, a page on a run
+    runtime, files, words, command_line    the machine, files, messages, arguments
+
+docs/architecture.md has the whole map, file by file.
 """
 
 import importlib

@@ -96,7 +96,7 @@ def _check_trainer(config: ConfigDict, dry_run: bool) -> None:
                 f'{", ".join(missing)}. A recipe for training starts from '
                 'vit_jax.config.default().'
             )
-    elif forecast:
+    elif dry_run:
         raise ValueError(
             '--dry_run says what training would take; with config.trainer = '
             f'{trainer!r} nothing is trained. Leave the flag out.'

@@ -87,6 +87,20 @@ def test_quickstart_by_name(installed, tmp_path):
     assert (tmp_path / 'run/model.npz').exists()
 
 
+def test_the_first_command_of_the_readme_in_a_clone(installed, tmp_path):
+    """There Python finds the clone's package first, whose recipes lie beside it."""
+    for name in ('vit_jax', 'configs'):
+        ignored = shutil.ignore_patterns('__pycache__')
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    text = (ROOT / 'README.md').read_text()
+    command = re.search(r'python (-m vit_jax\.main .*configs/quickstart\.py .*)', text)
+    arguments = [*command[1].split(), '--config.total_steps=2']
+    text = run(arguments, env=installed, cwd=tmp_path)
+    assert re.search(r'last +2 +test +test .* 360\n', text)
+    where = 'import vit_jax.configs as c; print(*c.__path__)'
+    assert str(tmp_path) in run(['-c', where], env=installed, cwd=tmp_path)
+
+
 def test_fine_tuning_by_name(installed, photos, tmp_path):
     settings = {
         'pretrained': None,

@@ -151,7 +151,8 @@ def test_what_draws_random_numbers():
         pixels = train_step.normalize(images)
         params = model.init(jax.random.key(0), pixels, train=False)['params']
         objective = train_step.Objective(model)
-        assert objective.draws(params, {}, images) == (rate > 0)
+        state = STATE.replace(params=params)
+        assert objective.draws(state, images) == (rate > 0)
 
 
 @pytest.mark.parametrize('reduced_once', [False, True])

@@ -24,7 +24,9 @@ from ml_collections import ConfigDict
 from vit_jax import checkpoint, models
 from vit_jax import config as config_lib
 from vit_jax.checkpoint import pretrained
-from vit_jax.forecast.answer import Forecast
+from vit_jax.files.run_record import RunRecord
+from vit_jax.forecast import measure
+from vit_jax.forecast.answer import Forecast, title, usable
 from vit_jax.forecast.program import Program
 from vit_jax.runtime import memory
 from vit_jax.runtime.memory import MemoryUse
@@ -35,6 +37,8 @@ from vit_jax.training.state import num_params
 log = logging.getLogger(__name__)
 # Seconds after which nothing more is compiled to say how far the batch could grow.
 _ENOUGH = 40.0
+# What decides how fast the input is.
+_INPUT_KEYS = ('num_workers', 'num_threads', 'pp.scaled_decoding', 'cache.where')
 
 
 def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
@@ -64,15 +68,13 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     baseline = memory.resident()  # before there are arrays, with all that is imported
     limit = memory.available(jax.devices()[0])
     peak, process = program.peak(use, evaluation, judged, baseline)
-    needed = peak if process is None else process
-    fits = limit is None or needed <= usable(limit)
-
     few = measure.with_few_images(plan)
     input_rate = measure.input_rate(few)
     cached = measure.cache_bytes(plan, few)
     if process is not None:
-        process = needed = process + cached
-        fits = limit is None or needed <= usable(limit)
+        process += cached
+    needed = peak if process is None else process
+    fits = limit is None or needed <= usable(limit)
     probe = program.smaller(fits)
     probed = probe.config.batch
     with out_of_memory.explained(config):
@@ -86,18 +88,18 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         process = needed = max(process, memory.resident('VmHWM') + program.saving())
         fits = limit is None or needed <= usable(limit)
 
-    other = probe if probe is not program else program.another_batch()
-    slope = None
-    if limit is not None and other is not None:
-        if probe is program and time.perf_counter() - begin > _ENOUGH:
-            other = None
-        else:
+    room = None if limit is None else usable(limit) - needed
+    slope = largest = None
+    if room is not None:
+        hurry = probe is program and time.perf_counter() - begin > _ENOUGH
+        other = probe if probe is not program else program.another_batch()
+        if other is not None and not hurry:
             less = MemoryUse.of(other.compile_step())
             slope = measure.slope(program, use, other, less, process is not None)
-    room = None if limit is None else usable(limit) - needed
-    largest = None if slope is None else measure.largest_batch(program, room, slope)
-    if largest and time.perf_counter() - begin < _ENOUGH:
-        largest = measure.refined(program, use, largest, usable(limit), baseline)
+            largest = measure.largest_batch(program, room, slope)
+        if largest and time.perf_counter() - begin < _ENOUGH:
+            largest = measure.refined(program, use, largest, usable(limit), baseline)
+    flat = config_lib.flatten(config)
     evaluations = measure.evaluation_seconds(plan, seconds / config.batch, input_rate)
     return Forecast(
         title=title(plan, num_params(program.shapes.params)),
@@ -112,12 +114,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         seconds_per_step=seconds,
         probed=probed,
         input_rate=input_rate,
-        input=(
-            ('num_workers', config.num_workers),
-            ('num_threads', config.num_threads),
-            ('pp.scaled_decoding', config.pp.scaled_decoding),
-            ('cache.where', config.cache.where),
-        ),
+        input=tuple((key, flat[key]) for key in _INPUT_KEYS),
         steps=config.total_steps - (plan.start or 0),
         evaluation_seconds=evaluations,
         largest_batch=largest,

@@ -64,14 +64,7 @@ def inference_time(
     keys = {f'config.{key}': v for key, v in config_lib.flatten(config).items()}
     hosts.agree(keys | {'the code': hosts.code(), **versions()})
     check(config, num_devices=jax.device_count())
-    with contextlib.ExitStack() as stack:
-        with hosts.raise_on_all():
-            run = RunDirectory(workdir)
-            stack.enter_context(run.locked())
-            stack.enter_context(run.logging())
-            stack.enter_context(_explained(config))
-            stack.enter_context(hosts.explained())
-        run.require_shared()
+    with RunDirectory.entered(workdir) as run, _explained(config):
         _open(run, config)
 
         mesh = sharding.make_mesh(config.sharding.fsdp)

@@ -99,22 +99,20 @@ class Objective:
         losses = self.task.loss(outputs, self.task.targets(batch))
         return losses.mean(), model_state
 
-    def draws(
-        self, params: PyTree, model_state: PyTree, images: Num[Array, 'b h w c']
-    ) -> bool:
+    def draws(self, state: TrainState, images: Num[Array, 'b h w c']) -> bool:
         """Returns whether the model draws random numbers in training, as for dropout.
 
         Args:
-            params: arrays or shapes.
-            model_state: arrays or shapes.
-            images: pixels; of one of them the shapes are traced.
+            state: of the model; its shapes count.
+            images: pixels; the shapes of one of them count.
         """
         forward = functools.partial(
-            self.model.apply, train=True, mutable=list(model_state)
+            self.model.apply, train=True, mutable=list(state.model_state)
         )
+        variables = {'params': state.params, **state.model_state}
         pixels = normalize(images[:1], self.mean, self.std)
         try:
-            jax.eval_shape(forward, {'params': params, **model_state}, pixels)
+            jax.eval_shape(forward, variables, pixels)
         except flax.errors.InvalidRngError:
             return True
         return False
@@ -252,12 +250,10 @@ def train_step(
     """
     trained, join = split(state.params, trainable)
     scale = state.loss_scale
-    if mesh is not None and (
-        state.model_state
-        or objective.draws(state.params, state.model_state, batch['image'])
-    ):
-        # What is drawn must not depend on the number of devices, nor must the
-        # statistics of a batch, which is that of all of them.
+    # What is drawn must not depend on the number of devices, nor must the statistics
+    # of a batch, which is that of all of them.
+    alike = mesh is None or not objective.draws(state, batch['image'])
+    if state.model_state or not alike:
         mesh = None
 
     def loss_of(
@@ -295,23 +291,35 @@ def train_step(
         first_nonfinite=jnp.where(fine, state.first_nonfinite, state.step),
     )
     values = {'loss': loss, 'grad_norm': grad_norm}
-    if scale is not None:
-        first_nonfinite = jnp.where(
-            scale.at_lowest, after.first_nonfinite, state.first_nonfinite
-        )
-        after = after.replace(
-            **{
-                name: loss_scale.keep_if_finite(
-                    finite, getattr(state, name), getattr(after, name)
-                )
-                for name in ('params', 'opt_state', 'model_state')
-            },
-            first_nonfinite=first_nonfinite,
-            loss_scale=scale.after(finite),
-        )
-        values['loss_scale'] = scale.scale
-        values['skipped_steps'] = after.loss_scale.skipped_steps
+    if scale is None:
+        return after, values
+    after = _rescaled(state, after, finite)
+    values['loss_scale'] = scale.scale
+    values['skipped_steps'] = after.loss_scale.skipped_steps
     return after, values
+
+
+def _rescaled(before: TrainState, after: TrainState, finite: Array) -> TrainState:
+    """Returns the state after a step with a scale of the loss, which may be skipped.
+
+    Args:
+        before: the step.
+        after: the step, if it is taken.
+        finite: whether the loss and all gradients were; it is taken then.
+    """
+    scale = before.loss_scale
+    chosen = {
+        name: loss_scale.keep_if_finite(
+            finite, getattr(before, name), getattr(after, name)
+        )
+        for name in ('params', 'opt_state', 'model_state')
+    }
+    first_nonfinite = jnp.where(
+        scale.at_lowest, after.first_nonfinite, before.first_nonfinite
+    )
+    return after.replace(
+        **chosen, first_nonfinite=first_nonfinite, loss_scale=scale.after(finite)
+    )
 
 
 def compile_step(
