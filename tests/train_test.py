@@ -463,17 +463,17 @@ def test_every_key_of_the_configuration_is_read(
     """A setting that nobody reads is a promise that nobody keeps."""
     settings = tiny_config(photos, pretrained=str(whole_run[0] / 'model.npz'))
     read = set()
-    get = config.ConfigDict.__getitem__
+    get = ConfigDict.__getitem__
 
     def noting(self, key):
         read.add(key)
         return get(self, key)
 
-    monkeypatch.setattr(config.ConfigDict, '__getitem__', noting)
+    monkeypatch.setattr(ConfigDict, '__getitem__', noting)
     monkeypatch.setattr(config, 'flatten', lambda config: {})
-    monkeypatch.setattr(config.ConfigDict, 'to_dict', lambda *args, **kwargs: {})
+    monkeypatch.setattr(ConfigDict, 'to_dict', lambda *args, **kwargs: {})
     monkeypatch.setattr(
-        config.ConfigDict, 'copy_and_resolve_references', lambda self: self
+        ConfigDict, 'copy_and_resolve_references', lambda self: self
     )
     monkeypatch.setattr(config, 'check', lambda *args, **kwargs: None)
     train.train_and_evaluate(settings, tmp_path / 'run')
