@@ -472,9 +472,7 @@ def test_every_key_of_the_configuration_is_read(
     monkeypatch.setattr(ConfigDict, '__getitem__', noting)
     monkeypatch.setattr(config, 'flatten', lambda config: {})
     monkeypatch.setattr(ConfigDict, 'to_dict', lambda *args, **kwargs: {})
-    monkeypatch.setattr(
-        ConfigDict, 'copy_and_resolve_references', lambda self: self
-    )
+    monkeypatch.setattr(ConfigDict, 'copy_and_resolve_references', lambda self: self)
     monkeypatch.setattr(config, 'check', lambda *args, **kwargs: None)
     train.train_and_evaluate(settings, tmp_path / 'run')
     keys = set(config.default().keys()) | set(config.default().pp.keys())
