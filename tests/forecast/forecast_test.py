@@ -201,8 +201,7 @@ def test_input_that_does_not_keep_up(ask, monkeypatch):
     _, text = ask()
     assert (
         'the device will wait for data; --config.num_workers is 0, '
-        '--config.num_threads is 1, --config.pp.scaled_decoding is False, '
-        '--config.cache.where is None'
+        '--config.num_threads is 1, --config.cache.where is None'
     ) in text
 
 

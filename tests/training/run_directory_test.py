@@ -107,6 +107,24 @@ def test_a_run_from_before_a_key_existed_goes_on(opened, tmp_path):
     opened(tmp_path, resume=True)
 
 
+def test_a_run_that_knew_a_key_that_is_gone_goes_on(opened, tmp_path):
+    """Unless the key had another effect on the numbers than there is now."""
+    opened(tmp_path)
+    path = tmp_path / 'config.json'
+    config = json.loads(path.read_text())
+    config['cache'] |= {'on_device': False, 'device_mb': 77}
+    config['pp']['scaled_decoding'] = False
+    path.write_text(json.dumps(config))
+    opened(tmp_path, resume=True)
+    config['pp']['scaled_decoding'] = True
+    path.write_text(json.dumps(config))
+    message = (
+        r'scaled_decoding: True there, .* no such key any more: use --config\.cache'
+    )
+    with pytest.raises(ValueError, match=message):
+        opened(tmp_path, resume=True)
+
+
 def test_all_differences_are_listed_with_both_values_and_nothing_is_changed(
     opened, tmp_path
 ):

@@ -21,7 +21,6 @@ HOW = frozenset(
     {
         'batch_eval',
         'attention',
-        'cache.device_mb',
         'cache.where',
         'checkpoint_every',
         'few_shot',
@@ -44,12 +43,20 @@ HOW = frozenset(
     }
 )
 
-# Keys of the original that have no meaning here, and what replaces them.
+# Keys of the original that have no meaning here, and of older versions; and what
+# replaces them.
 GONE = {
     'shuffle_buffer': 'not needed: every epoch is shuffled over all examples',
     'model_type': 'not needed: config.model says which network it is',
     'model_or_filename': 'use --config=augreg.py:NAME, or --config.pretrained=FILE',
+    'pp.scaled_decoding': (
+        'use --config.cache.where=memory --config.cache.shrink=SIDE, which is faster'
+    ),
+    'cache.on_device': 'use --config.cache.where=memory, which is faster',
+    'cache.device_mb': 'not needed: the devices hold no images but the next batches',
 }
+# Those of them that decided the numbers, and the value that gives today's.
+GONE_WHAT = {'pp.scaled_decoding': False, 'cache.on_device': False}
 
 # The keys that may be None.
 OPTIONAL = frozenset(
@@ -144,10 +151,6 @@ def default() -> ConfigDict:
     config.pp.std = placeholder(tuple)
     # Random crops cover at least this fraction of the image.
     config.pp.min_area = 0.05
-    # Decode training JPEGs to about the size at which they are needed: several times as
-    # fast where photos are much larger than pp.crop. The crops are the same to a pixel
-    # of the smaller image, but smoother than the original's, which picks single pixels.
-    config.pp.scaled_decoding = False
     # Mirror training images left-right with probability ½.
     config.pp.flip = True
 
@@ -208,8 +211,8 @@ def default() -> ConfigDict:
 
     # For small datasets: all training images are decoded at the start, and kept.
     # 'memory'; or a directory, where later runs find them. None: nothing is. All
-    # processes share one copy. The batches are the same to the bit; scaled_decoding
-    # does nothing. Evaluation reads the files.
+    # processes share one copy. The batches are the same to the bit.
+    # Evaluation reads the files.
     config.cache = ConfigDict()
     config.cache.where = placeholder(str)
     # Keep images that are larger with this shorter side, which saves room and time. The
@@ -217,11 +220,6 @@ def default() -> ConfigDict:
     # smoother than the original's, and small crops are enlarged from fewer of them.
     # None: as they are.
     config.cache.shrink = placeholder(int)
-    # For images of one size, as CIFAR's: each device holds all of them, up to so many
-    # MiB, and cuts, resizes and mirrors them itself. The same images, crops and flips;
-    # the pixels differ by one level at most, since the host resizes in whole numbers.
-    config.cache.on_device = False
-    config.cache.device_mb = 1024
 
     # Over how many devices each parameter is split; 1: every device holds all.
     config.sharding = ConfigDict({'fsdp': 1})

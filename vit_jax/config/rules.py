@@ -56,7 +56,6 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
     at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
     at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
     at_least(1, 'num_threads', 'pp.channels', 'cache.shrink')
-    at_least(1, 'cache.device_mb')
     at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
     at_least(0, 'few_shot.every', 'show_images')
     at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
@@ -191,10 +190,10 @@ def _check_cache(config: ConfigDict) -> None:
             )
     if shrink is None:
         return
-    if where is None and not config.cache.on_device:
+    if where is None:
         raise ValueError(
-            f'config.cache.shrink is {shrink}, but config.cache.where is None and '
-            'config.cache.on_device False: nothing is kept that could be shrunk.'
+            f'config.cache.shrink is {shrink}, but config.cache.where is None: nothing '
+            'is kept that could be shrunk.'
         )
     if config.pp.resize is not None and shrink < config.pp.resize:
         raise ValueError(

@@ -59,7 +59,6 @@ def train_batches(
     num_hosts: int = 1,
     skip_corrupt: bool = False,
     channels: int = 3,
-    scaled_decoding: bool = False,
 ) -> workers.Batches:
     """Returns an endless iterator of shuffled, randomly cropped training batches.
 
@@ -84,9 +83,6 @@ def train_batches(
       num_hosts: number of hosts.
       skip_corrupt: put the next good example in the place of one that does not decode.
       channels: of the images; see `ops.pixels`.
-      scaled_decoding: decode a JPEG to about the size at which its crop is needed. The
-        crops are the same, and several times as fast where photos are large; the pixels
-        are averages of those that bilinear interpolation would pick from.
 
     Returns:
       An iterator of dicts: image uint8 (b h w c), label int32 (b,), skipped int32 (b,),
@@ -103,7 +99,7 @@ def train_batches(
         )
     examples = _TrainExamples(
         source, shuffled(len(source), seed), seed, tuple(size), resize, min_area, flip,
-        skip_corrupt, channels, scaled_decoding,
+        skip_corrupt, channels,
     )  # fmt: skip
     return endless(
         examples,
@@ -286,7 +282,6 @@ class _TrainExamples:
     flip: bool
     skip_corrupt: bool
     channels: int
-    scaled_decoding: bool = False
 
     def layout(self, rows: int) -> workers.Layout:
         return {
@@ -345,22 +340,13 @@ class _TrainExamples:
 
         The crop is that of `augment`.
         """
-
-        def whole(factor: float) -> UInt8[np.ndarray, 'h w c']:
-            wanted = tuple(math.ceil(side * factor) for side in size)
-            scaled = self.scaled_decoding and factor < 1
-            at_least = wanted if scaled else (0, 0)
-            return _pixels(example, self.channels, self.resize, hint, at_least)
-
         if self.resize is not None:
-            return self.augment(whole(self.resize / min(size)), rng)
+            return self.augment(_pixels(example, self.channels, self.resize, hint), rng)
         box = ops.RandomCrop(self.min_area).box(*size, rng)
-        factor = max(self.size[0] / box[2], self.size[1] / box[3])
-        full = factor >= 1 or not self.scaled_decoding
-        if full and isinstance(example['image'], bytes):
+        if isinstance(example['image'], bytes):
             crop = _pixels(example, self.channels, None, hint, box=box)
         else:
-            image = whole(factor)
+            image = _pixels(example, self.channels, None, hint)
             crop = ops.crop(image, ops.scaled_box(box, size, image.shape[:2]))
         return self._finish(crop, rng)
 
@@ -430,12 +416,11 @@ def _pixels(
     channels: int,
     resize: int | None,
     hint: str = '',
-    at_least: tuple[int, int] = (0, 0),
     box: jpeg.Box | None = None,
 ) -> UInt8[np.ndarray, 'h w c']:
     name = example['name']
     try:
-        image = ops.pixels(example['image'], name, channels, at_least, box)
+        image = ops.pixels(example['image'], name, channels, box=box)
     except ops.UndecodableImage as error:
         raise ops.UndecodableImage(error.name, error.reason, hint) from error
     height, width = image.shape[:2]

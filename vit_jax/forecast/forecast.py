@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # Seconds after which nothing more is compiled to say how far the batch could grow.
 _ENOUGH = 40.0
 # What decides how fast the input is.
-_INPUT_KEYS = ('num_workers', 'num_threads', 'pp.scaled_decoding', 'cache.where')
+_INPUT_KEYS = ('num_workers', 'num_threads', 'cache.where')
 
 
 def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:

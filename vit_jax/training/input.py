@@ -56,7 +56,6 @@ def train_batches(
         num_hosts=jax.process_count(),
         skip_corrupt=config.skip_corrupt,
         channels=config.pp.channels,
-        scaled_decoding=config.pp.scaled_decoding,
     )
 
 

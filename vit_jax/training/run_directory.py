@@ -294,6 +294,7 @@ def _differences(
     ]
     # A run of an older version knew nothing of newer keys, which was their default.
     before = config_lib.flatten(config_lib.default()) | before
+    gone = {key: before.pop(key) for key in config_lib.GONE if key in before}
     # Other examples may have another name; the same ones may be in another place.
     keys = {key for key in {*before, *now} if config_lib.is_what(key)}
     keys |= {'dataset'} if other else set()
@@ -301,6 +302,12 @@ def _differences(
         f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now'
         for key in sorted(keys)
         if before.get(key) != now.get(key)
+    ]
+    settings += [
+        f'config.{key}: {gone[key]!r} there, and there is no such key any more: '
+        f'{config_lib.GONE[key]}'
+        for key, value in config_lib.GONE_WHAT.items()
+        if gone.get(key, value) != value
     ]
     return settings + other
 
