@@ -9,6 +9,7 @@
     python scripts/benchmark predict          # files to probabilities
     python scripts/benchmark scaling          # memory and collectives by devices
     python scripts/benchmark layers           # scan_layers against unrolled blocks
+    python scripts/benchmark gpu              # what a GPU is wanted for, in 8 minutes
 
 What is compared runs alternately in one process, so that whoever shares the machine
 disturbs both alike. Ratios are formed within each pair of runs; the table shows their
@@ -21,10 +22,14 @@ import pathlib
 import sys
 
 # Run as a folder, Python looks for modules inside it; they are those of a package.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
+# And vit_jax may not be installed.
+_SCRIPTS = pathlib.Path(__file__).parents[1]
+sys.path[0] = str(_SCRIPTS)
+sys.path.append(str(_SCRIPTS.parent))
 
 from benchmark import (  # noqa: E402
     devices,
+    gpu,
     layers,
     loop,
     machine,
@@ -33,7 +38,7 @@ from benchmark import (  # noqa: E402
     prediction,
 )
 
-PARTS = (network, pipeline, loop, prediction, devices, layers)
+PARTS = (network, pipeline, loop, prediction, devices, layers, gpu)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,15 +57,16 @@ def main(argv: list[str] | None = None) -> None:
         'cores': machine.available_cores(),
         'part': args.part,
     }
+    if not args.json:
+        print(f'{report["machine"]}, {report["cores"]} cores', flush=True)
     try:
         report['rows'] = args.run(args)
     except ValueError as error:
         parser.exit(2, f'benchmark: {error}\n')
     if args.json:
         print(json.dumps(report, indent=2))
-        return
-    print(f'{report["machine"]}, {report["cores"]} cores')
-    args.show(report['rows'])
+    else:
+        args.show(report['rows'])
 
 
 if __name__ == '__main__':

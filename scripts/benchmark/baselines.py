@@ -15,23 +15,24 @@ class PlainBlock(nn.Module):
     mlp_dim: int
     dropout_rate: float
     attention_dropout_rate: float
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
         """Returns the tokens after the block."""
-        y = nn.LayerNorm(name='LayerNorm_0')(x)
+        y = nn.LayerNorm(dtype=self.dtype, name='LayerNorm_0')(x)
         y = nn.MultiHeadDotProductAttention(
             self.num_heads,
             broadcast_dropout=False,
             dropout_rate=self.attention_dropout_rate,
             deterministic=not train,
+            dtype=self.dtype,
             name='MultiHeadDotProductAttention_0',
         )(y, y)
         x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
-        y = nn.LayerNorm(name='LayerNorm_1')(x)
-        return x + PlainMlp(self.mlp_dim, self.dropout_rate, name='MlpBlock_0')(
-            y, train
-        )
+        y = nn.LayerNorm(dtype=self.dtype, name='LayerNorm_1')(x)
+        mlp = PlainMlp(self.mlp_dim, self.dropout_rate, self.dtype, name='MlpBlock_0')
+        return x + mlp(y, train)
 
 
 class PlainMlp(nn.Module):
@@ -39,14 +40,15 @@ class PlainMlp(nn.Module):
 
     mlp_dim: int
     dropout_rate: float
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
         """Returns the MLP of every token."""
         width = x.shape[-1]
-        x = nn.gelu(nn.Dense(self.mlp_dim)(x))
+        x = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        x = nn.Dense(width)(x)
+        x = nn.Dense(width, dtype=self.dtype)(x)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
 
@@ -58,6 +60,7 @@ class PlainEncoder(nn.Module):
     mlp_dim: int
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], train: bool) -> Float[Array, 'b n d']:
@@ -70,9 +73,10 @@ class PlainEncoder(nn.Module):
                 self.mlp_dim,
                 self.dropout_rate,
                 self.attention_dropout_rate,
+                self.dtype,
                 name=f'encoderblock_{i}',
             )(x, train)
-        return nn.LayerNorm(name='encoder_norm')(x)
+        return nn.LayerNorm(dtype=self.dtype, name='encoder_norm')(x)
 
 
 class PlainPositions(nn.Module):
@@ -86,7 +90,7 @@ class PlainPositions(nn.Module):
 
 
 class PlainViT(nn.Module):
-    """A Vision Transformer as flax's documentation would have it, in float32.
+    """A Vision Transformer as flax's documentation would have it.
 
     Its parameters are those of `models.VisionTransformer` with the same fields.
     """
@@ -96,6 +100,7 @@ class PlainViT(nn.Module):
     transformer: Any
     hidden_size: int
     representation_size: int | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(
@@ -104,18 +109,27 @@ class PlainViT(nn.Module):
         """Returns the logits."""
         size = tuple(self.patches['size'])
         x = nn.Conv(
-            self.hidden_size, size, strides=size, padding='VALID', name='embedding'
+            self.hidden_size,
+            size,
+            strides=size,
+            padding='VALID',
+            dtype=self.dtype,
+            name='embedding',
         )(images)
         x = x.reshape(x.shape[0], -1, self.hidden_size)
         cls = self.param('cls', nn.initializers.zeros, (1, 1, self.hidden_size))
         x = jnp.concatenate([jnp.tile(cls, (x.shape[0], 1, 1)), x], axis=1)
-        x = PlainEncoder(**self.transformer, name='Transformer')(x, train)[:, 0]
+        encoder = PlainEncoder(**self.transformer, dtype=self.dtype, name='Transformer')
+        x = encoder(x, train)[:, 0]
         if self.representation_size:
-            x = nn.tanh(nn.Dense(self.representation_size, name='pre_logits')(x))
+            x = nn.Dense(self.representation_size, dtype=self.dtype, name='pre_logits')(
+                x
+            )
+            x = nn.tanh(x)
         return nn.Dense(self.num_classes, name='head')(x)
 
 
-def plain(config: Any, num_classes: int) -> PlainViT:
+def plain(config: Any, num_classes: int, dtype: str = 'float32') -> PlainViT:
     """Returns the plain model of a configuration as in MODEL_CONFIGS.
 
     Raises:
@@ -132,13 +146,14 @@ def plain(config: Any, num_classes: int) -> PlainViT:
         raise ValueError('The plain formulation has the class token as classifier')
     for name in ('patches', 'transformer'):
         values[name] = dict(values[name])
-    return PlainViT(num_classes=num_classes, **values)
+    return PlainViT(num_classes=num_classes, dtype=jnp.dtype(dtype), **values)
 
 
 class Timm:
     """A Vision Transformer of timm with random weights, on PyTorch's device.
 
-    On a GPU compiled by `torch.compile`, in bfloat16 by autocast where `dtype` says so.
+    On a GPU compiled by `torch.compile`, with channels last and a fused optimizer; in
+    bfloat16 by autocast where `dtype` says so.
     Attention is `scaled_dot_product_attention`, timm's default.
 
     Args:
@@ -160,8 +175,8 @@ class Timm:
             import torch
         except ImportError as error:
             raise ValueError(
-                f'--baseline timm: {error.name} is not installed. It is no requirement '
-                'of this library: pip install torch timm'
+                f'{error.name} is not installed. It is no requirement of this library: '
+                'pip install torch timm'
             ) from None
         if config.get('resnet') or 'transformer' not in config:
             raise ValueError('--baseline timm knows Vision Transformers only')
@@ -179,12 +194,20 @@ class Timm:
             num_heads=transformer.num_heads,
             mlp_ratio=transformer.mlp_dim / config.hidden_size,
         ).to(self.device)
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        on_gpu = self.device == 'cuda'
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr=1e-3, momentum=0.9, fused=on_gpu
+        )
         self.parameters = list(model.parameters())
-        self.model = torch.compile(model) if self.device == 'cuda' else model
+        if on_gpu:
+            torch.set_float32_matmul_precision('high')
+            model = torch.compile(model.to(memory_format=torch.channels_last))
+        self.model = model
         rng = np.random.default_rng(0)
         images = rng.normal(size=(batch, 3, size, size)).astype('f')
         self.images = torch.from_numpy(images).to(self.device)
+        if on_gpu:
+            self.images = self.images.to(memory_format=torch.channels_last)
         labels = rng.integers(0, num_classes, batch)
         self.labels = torch.from_numpy(labels).to(self.device)
 

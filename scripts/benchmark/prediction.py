@@ -111,6 +111,7 @@ def new_predictor(name: str, size: int, dtype: str) -> tuple[Any, Callable]:
     import jax
     import jax.numpy as jnp
 
+    from benchmark import sides
     from vit_jax import models
     from vit_jax.checkpoint import ModelCard
     from vit_jax.inference.predictor import Predictor
@@ -118,7 +119,8 @@ def new_predictor(name: str, size: int, dtype: str) -> tuple[Any, Callable]:
     config = models.get_config(name)
     model = models.from_config(config, num_classes=1000, dtype=dtype)
     images = jnp.zeros((1, size, size, 3))
-    params = model.init(jax.random.key(0), images, train=False)['params']
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    params = sides.random_params(shapes['params'])
 
     @jax.jit
     def bare(params, images):

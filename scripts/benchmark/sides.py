@@ -10,6 +10,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from benchmark import programs
@@ -41,19 +42,17 @@ class Side:
         self.run, self.facts = run, facts
         self.seconds: list[float] = []  # of a step, one for each timed run
         run(1)
-        self._steps = 1
         # Others may disturb one of them.
-        one = min(self._timed() for _ in range(2))
-        self._steps = max(1, math.ceil(SECONDS / one))
+        self._one = min(self._timed(1) for _ in range(2))
 
-    def _timed(self) -> float:
+    def _timed(self, steps: int) -> float:
         begin = time.perf_counter()
-        self.run(self._steps)
-        return (time.perf_counter() - begin) / self._steps
+        self.run(steps)
+        return (time.perf_counter() - begin) / steps
 
-    def measure(self) -> None:
-        """Adds one timed run."""
-        self.seconds.append(self._timed())
+    def measure(self, seconds: float = SECONDS) -> None:
+        """Adds one timed run that takes about so long, or a step."""
+        self.seconds.append(self._timed(max(1, math.ceil(seconds / self._one))))
 
 
 class MatmulPeak:
@@ -75,10 +74,15 @@ class MatmulPeak:
         side = 2048 if jax.default_backend() == 'cpu' else 8192
         self._runs = []
         for n, d, m in {*shapes, (side, side, side)}:
-            x, w = jnp.ones((n, d), dtype), jnp.ones((d, m), dtype)
+            # Of ones, a GPU's products are faster.
+            x, w = (
+                jax.random.normal(jax.random.key(i), shape, dtype)
+                for i, shape in enumerate([(n, d), (d, m)])
+            )
             for options in settings:
                 matmul = jax.jit(jnp.matmul, compiler_options=dict(options))
                 matmul = matmul.lower(x, w).compile()
+                matmul(x, w).block_until_ready()
                 begin = time.perf_counter()
                 matmul(x, w).block_until_ready()
                 repeats = math.ceil(0.1 / (time.perf_counter() - begin))
@@ -133,6 +137,18 @@ def network(config: ConfigDict, **fields: Any) -> Any:
     return model.clone(**fields)
 
 
+def random_params(shapes: PyTree) -> PyTree:
+    """Returns random parameters without compiling anything, for timing only."""
+    values = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32)
+
+    def param(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if getattr(path[-1], 'key', '') == 'scale':
+            return jnp.ones(leaf.shape, leaf.dtype)
+        return jnp.asarray(np.resize(values, leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(param, shapes)
+
+
 def several(step: Callable[[], None], wait: Callable[[], None]) -> Callable:
     """Returns a function that takes so many steps and waits for the device."""
 
@@ -173,7 +189,7 @@ def training(
     model: Any,
     params: Any,
     images: jax.Array,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
 ) -> Side:
     """Returns how a compiled training step runs, the optimizer's part included."""
     trained = Trained(config, model, params, images.shape)
