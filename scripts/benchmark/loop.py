@@ -61,14 +61,15 @@ def loop_and_step_rates(
         repeats: pairs of timed runs.
     """
     from vit_jax import train
+    from vit_jax.training import loop as loop_lib
 
     config.total_steps = steps * (repeats + 2)
     config.progress_every = steps
-    held = HeldLoop(steps, config.batch)
+    held = HeldLoop(loop_lib.training_steps, steps, config.batch)
     with config.ignore_type(), tempfile.TemporaryDirectory() as folder:
         # A batch has no image twice.
         config.dataset = write_photos(pathlib.Path(folder), 4 * config.batch)
-        with mock.patch.object(train, 'training_steps', held):
+        with mock.patch.object(loop_lib, 'training_steps', held):
             train.train_and_evaluate(config, f'{folder}/run')
     return held.loop, held.alone[1:], held.waited
 
@@ -112,6 +113,7 @@ class HeldLoop:
     one batch.
 
     Args:
+        training_steps: that of training/loop.py.
         steps: in each timed run.
         batch: images of a step.
 
@@ -121,7 +123,8 @@ class HeldLoop:
         waited: shares of the loop's time in which it waited for a batch.
     """
 
-    def __init__(self, steps: int, batch: int):
+    def __init__(self, training_steps: Callable, steps: int, batch: int):
+        self._training_steps = training_steps
         self._steps, self._images = steps, steps * batch
         self.loop: list[float] = []
         self.alone: list[float] = []
@@ -132,12 +135,10 @@ class HeldLoop:
         self, step_fn: Callable, state: Any, batches: Iterator, start: int, stop: int
     ) -> Iterator[tuple[int, Any, dict]]:
         """Yields what `training_steps` yields."""
-        from vit_jax.training import loop as loop_lib
-
         fixed = next(batches)
         begin = None
         batches = self._timed(batches)
-        steps = loop_lib.training_steps(step_fn, state, batches, start, stop)
+        steps = self._training_steps(step_fn, state, batches, start, stop)
         for step, state, values in steps:
             yield step, state, values
             if step % self._steps:
