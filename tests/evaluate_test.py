@@ -247,7 +247,7 @@ def test_an_image_that_does_not_decode(run, photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'messages'),
     [
-        (['{run}', '--split=tset'], ["unknown split 'tset'", "did you mean 'test'"]),
+        (['{run}', '--split=tset'], ["unknown split 'tset'", 'Did you mean test']),
         (['{run}', '--split=test[:0]'], ['no examples']),
         (['{run}', '--dataset=/nowhere/photos'], ['/nowhere/photos']),
         (['{run}', '--dataset=cifra10'], ['cifra10', 'cifar10']),

@@ -231,7 +231,7 @@ def test_what_does_not_decode(run, photos, tmp_path, capsys):
         ([], 'no model is named'),
         (['{run}'], '--out is missing'),
         (['{run}', '--out', 'f.txt'], 'should end with one of .npz'),
-        (['{run}', '--out', 'f.npz', '--feature', 'logit'], 'did you mean logits'),
+        (['{run}', '--out', 'f.npz', '--feature', 'logit'], 'Did you mean logits'),
         (
             ['{run}', '--out', 'f.npy', '--feature', 'logits', '--feature', PRE_LOGITS],
             'holds one array, 2 are asked for',
@@ -239,7 +239,7 @@ def test_what_does_not_decode(run, photos, tmp_path, capsys):
         (['{run}', 'x.png', '--dataset', 'digits', '--out', 'f.npz'], 'leave one out'),
         (['{run}', '{tmp}', '--out', 'f.npz'], 'no images in this folder'),
         (['{run}', '--split', 'test[:0]', '--out', 'f.npz'], 'no examples'),
-        (['{run}', '--split', 'tset', '--out', 'f.npz'], "did you mean 'test'"),
+        (['{run}', '--split', 'tset', '--out', 'f.npz'], 'Did you mean test'),
         (['{run}', '--out', 'gs://bucket/f.npz'], 'is a URL'),
     ],
 )

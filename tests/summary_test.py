@@ -88,7 +88,7 @@ def test_image_size(capsys):
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
-        (['b17'], 'did you mean b16'),
+        (['b17'], 'Did you mean b16'),
         ([], 'no model is named'),
         (['b16', '--image_size', '100', '100'], 'nearest sizes'),
         (['b16', '--dtype', 'float8'], 'float8'),

@@ -1,11 +1,11 @@
 """The shape trace of a model as a table: python -m vit_jax.summary MODEL|REF."""
 
 import argparse
-import difflib
 import sys
 
 from vit_jax.command_line import arguments
 from vit_jax.models import shape_table, shape_trace
+from vit_jax.words.suggest import did_you_mean
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,11 +68,9 @@ def _summary_of(args: argparse.Namespace) -> shape_trace.Summary:
             reference, best=args.best, num_classes=args.num_classes, **fields
         )
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(reference, names)
-        meant = f'did you mean {" or ".join(near)}? ' if near else ''
         raise ValueError(
-            f'{error} Nor is there a model of that name: {meant}python -m '
-            'vit_jax.models lists them.'
+            f'{error} Nor is there a model of that name: python -m vit_jax.models '
+            f'lists them.{did_you_mean(reference, names)}'
         ) from error
     flat = traverse_util.flatten_dict(params, sep='/')
     channels = flat[adapt.first_kernel(flat)].shape[2]

@@ -67,7 +67,7 @@ def test_the_registry_follows_the_grammar():
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        (B16.replace('B_16', 'B_61'), "Unknown model of AugReg 'B_61': did you mean"),
+        (B16.replace('B_16', 'B_61'), "Unknown model of AugReg 'B_61'. Did you mean"),
         (B16.replace('medium1', 'medium3'), "'aug_medium3' is no augmentation; exp"),
         (B16.replace('300ep', '300'), "'300' is no epochs; expected NUMBERep"),
         (B16.replace('wd_0.1', 'wd_x'), "'wd_x' is no weight decay; expected wd_NUM"),

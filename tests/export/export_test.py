@@ -385,12 +385,12 @@ def test_a_model_without_head(tmp_path, run_alone):
         (['{broken}', '{out}'], r'broken\.npz'),
         (
             ['{run}', '{out}', '--platforms', 'cpu,tpuu'],
-            "platform 'tpuu': did you mean",
+            "platform 'tpuu'. Did you mean",
         ),
         (['{run}', '{out}', '--platforms', 'gpu,cuda'], 'expected each once'),
         (['{run}', '{out}', '--platforms', ''], 'expected each once'),
-        (['{run}', '{out}', '--output', 'logit'], 'did you mean logits'),
-        (['{run}', '{out}', '--dtype', 'float31'], 'did you mean float32'),
+        (['{run}', '{out}', '--output', 'logit'], 'Did you mean logits'),
+        (['{run}', '{out}', '--dtype', 'float31'], 'Did you mean float32'),
         (['{run}', '{run}/model.npz/x'], 'Not a directory|exists'),
     ],
 )

@@ -17,7 +17,7 @@ from vit_jax import main, train
 from vit_jax.checkpoint.formats import npz
 from vit_jax.forecast import answer, forecast, measure
 from vit_jax.forecast import program as program_lib
-from vit_jax.runtime import memory
+from vit_jax.runtime import machine, memory
 from vit_jax.training import plan as plan_lib
 from vit_jax.training import step as train_step
 
@@ -169,7 +169,7 @@ def test_a_run_that_would_go_on(ask, tmp_path, photos):
 def test_too_little_memory(ask, monkeypatch):
     """The answer names settings with which it fits, and nothing whole is tried."""
     code, text = ask('--config.batch=16', '--config.pp.crop=128')
-    needed = memory.resident() + 40 * 2**20
+    needed = machine.resident() + 40 * 2**20
     monkeypatch.setattr(memory, 'available', lambda device: needed)
     wide = ['--config.model.hidden_size=100', '--config.pp.crop=512']
     tried = []
@@ -217,7 +217,7 @@ def test_the_largest_batch_would_fit(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(answer, '_SPARE', 0.0)
     monkeypatch.setattr(forecast, '_ENOUGH', 1000)
     settings = {'pp.crop': 96, 'model.hidden_size': 50}
-    base = memory.resident()
+    base = machine.resident()
     limit = base + 300 * 2**20
     monkeypatch.setattr(memory, 'resident', lambda name='VmRSS': base)
     monkeypatch.setattr(memory, 'available', lambda device: limit)

@@ -23,10 +23,10 @@ def test_other_dtypes_are_errors(dtype):
 def test_unknown_suggests_without_regard_to_case():
     error = fields.unknown('size', 'BASE', ['base', 'large'])
     assert str(error) == (
-        "Unknown size 'BASE': did you mean base? Expected one of base, large."
+        "Unknown size 'BASE'. Did you mean base? Expected one of base, large."
     )
     error = fields.unknown('size', 'xyz', ['base', 'large'])
-    assert str(error) == "Unknown size 'xyz': Expected one of base, large."
+    assert str(error) == "Unknown size 'xyz'. Expected one of base, large."
 
 
 def test_frozen_is_hashable_and_knows_no_lists():

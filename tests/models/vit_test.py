@@ -364,13 +364,13 @@ def test_any_number_of_channels(channels):
         ({'dtype': 'bfloat'}, 'dtype .*mean bfloat16'),
         ({'dtype': np.int32}, "dtype 'int32'.*float32, bfloat16, float16"),
         ({'patches': {'size': 4}}, r'patches.size is 4, expected \(height, width\)'),
-        ({'patches': {'sizes': (4, 4)}}, "'sizes': did you mean size"),
+        ({'patches': {'sizes': (4, 4)}}, "'sizes'. Did you mean size"),
         ({'patches': (4, 4)}, 'patches is .*expected a mapping with size'),
         ({'hidden_size': 13}, 'hidden_size 13 does not divide into 2 attention heads'),
         ({'transformer': {'num_layers': 1}}, 'transformer lacks num_heads, mlp_dim'),
         (
             {'transformer': {**SMALL['transformer'], 'num_head': 2}},
-            "'num_head': did you mean num_heads",
+            "'num_head'. Did you mean num_heads",
         ),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_mixer_has_no_attention(photos, tmp_path, capsys):
         (['{tmp}'], 'not a run directory, it has no run.json'),
         (['{run}/model.npz'], 'not a run directory'),
         (['{run}', '--dataset', '/nowhere'], '/nowhere'),
-        (['{run}', '--split', 'tset'], "did you mean 'test'"),
+        (['{run}', '--split', 'tset'], 'Did you mean test'),
     ],
 )
 def test_bad_input(run, tmp_path, capsys, arguments, message):

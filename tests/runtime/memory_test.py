@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import processes
 import pytest
 from conftest import tiny_config
@@ -33,33 +32,6 @@ def test_arrays_are_counted_on_one_device():
     assert memory.size([leaf.update(sharding=where)]) == 4 * 3 * 4
     whole = leaf.update(sharding=sharding.replicated(mesh))
     assert memory.size({'a': whole, 'b': whole}) == 2 * 16 * 3 * 4
-
-
-def test_the_memory_of_the_machine(tmp_path, monkeypatch):
-    before = memory.resident()
-    total = memory.available(jax.devices()[0])
-    assert 0 < before < total < 2**50
-    assert memory.resident('VmHWM') >= before
-    held = np.ones(2**25)  # 256 MiB
-    assert memory.resident() > before + 200 * 2**20
-    # What this process holds is not lost to it, whatever others took meanwhile.
-    monkeypatch.setattr(memory, '_GROUPS', ())
-    machine = tmp_path / 'meminfo'
-    machine.write_text('MemAvailable:    1024 kB\n')
-    monkeypatch.setattr(memory, '_MACHINE', machine)
-    assert memory.available(jax.devices()[0]) > before + 200 * 2**20
-    del held
-    if memory.restart_peak():
-        assert memory.resident('VmHWM') < total
-        assert memory.resident('VmHWM') < before + 200 * 2**20
-
-
-@pytest.mark.parametrize(
-    ('count', 'text'),
-    [(512, '512 B'), (2048, '2.0 KiB'), (300 * 2**20, '300 MiB'), (5e9, '4.7 GiB')],
-)
-def test_readable(count, text):
-    assert memory.readable(count) == text
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import itertools
 import logging
 import os
 import pathlib
-import re
 import shutil
 import struct
 import sys
@@ -35,6 +34,8 @@ from jaxtyping import UInt8
 
 from vit_jax.data import pipeline, sources
 from vit_jax.data.images import ops
+from vit_jax.runtime import machine
+from vit_jax.words.units import readable_bytes
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,6 @@ _PART, _PARTS = 16, 4
 _TELL = 10.0
 # A file that nobody has written to for so many seconds is what a killed process left.
 _LEFT = 3600.0
-_MACHINE = pathlib.Path('/proc/meminfo')
-# What a container may take: of cgroups, version 2 and 1.
-_GROUPS = (
-    pathlib.Path('/sys/fs/cgroup/memory.max'),
-    pathlib.Path('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
-)
 _MAGIC = b'vit_jax images 1'
 _END = struct.Struct('<QQ16s')
 _ROW = np.dtype(
@@ -244,7 +239,7 @@ def _advice(shrink: int | None) -> str:
 def _in_memory(
     source: sources.Source, decoder: Decoder, num_threads: int | None
 ) -> Cached:
-    room = free_memory()
+    room = machine.free_memory()
     _require_room(
         source,
         decoder,
@@ -270,7 +265,9 @@ def _in_memory(
         raise
     # Workers open it by its path.
     weakref.finalize(found, release)
-    log.info('%d images are decoded, %s of memory', len(found), readable(found.nbytes))
+    log.info(
+        '%d images are decoded, %s of memory', len(found), readable_bytes(found.nbytes)
+    )
     return found
 
 
@@ -312,7 +309,10 @@ def _in_folder(
                 raise
         found = Cached(source, path)
     log.info(
-        '%d decoded images, %s, are in %s', len(found), readable(found.nbytes), path
+        '%d decoded images, %s, are in %s',
+        len(found),
+        readable_bytes(found.nbytes),
+        path,
     )
     return found
 
@@ -352,8 +352,8 @@ def _require_room(
     needed = int(np.mean(sizes or [0]) * len(source)) + _ROW.itemsize * len(source)
     if room is not None and needed > room:
         raise ValueError(
-            f'The {len(source):,} decoded images would take about {readable(needed)} '
-            f'in {where}, more than the {readable(room)} {whose}. '
+            f'The {len(source):,} decoded images would take about {readable_bytes(needed)} '
+            f'in {where}, more than the {readable_bytes(room)} {whose}. '
             f'{_advice(decoder.shrink)}'
         )
 
@@ -385,24 +385,6 @@ def _write(
     file.write(rows.tobytes())
     file.write(names)
     file.write(_END.pack(len(rows), len(names), _MAGIC))
-
-
-def free_memory() -> int | None:
-    """Returns the bytes of memory that are available; None: the system tells not."""
-    if not _MACHINE.exists():
-        return None
-    found = [1024 * int(re.search(r'MemAvailable:\s*(\d+)', _MACHINE.read_text())[1])]
-    for limit in _GROUPS:
-        with contextlib.suppress(OSError, ValueError):  # 'max' is no number
-            found.append(int(limit.read_text()))
-    return min(found)
-
-
-def readable(count: int) -> str:
-    """Returns bytes as people say them."""
-    if count < 1 << 30:
-        return f'{count / (1 << 20):,.1f} MiB'
-    return f'{count / (1 << 30):,.1f} GiB'
 
 
 def decoded(

@@ -6,9 +6,10 @@ its unit 'shard' is missing: other sources have no shards.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
+
+from vit_jax.words import suggest
 
 _PIECE = re.compile(r'(?P<name>[\w-]+)(\[(?P<slice>[\w%:.-]+)\])?')
 _BOUNDARY = re.compile(r'(?P<value>-?[\d_.]+)(?P<unit>%|shard)?')
@@ -69,12 +70,6 @@ def complement(
     return '+'.join(rest) or None
 
 
-def nearest(name: str, names) -> str:
-    """Returns "; did you mean 'x' or 'y'?" for an unknown name, or ''."""
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
-
-
 def _pieces(
     split: str, sizes: Mapping[str, int], aliases: Mapping[str, str]
 ) -> list[_Piece]:
@@ -97,7 +92,7 @@ def _pieces(
             found = ', '.join(f'{key} ({size})' for key, size in sizes.items())
             raise ValueError(
                 f'unknown split {name!r} in {split!r}: the splits are '
-                f'{found}{nearest(name, [*sizes, *aliases])}'
+                f'{found}.{suggest.did_you_mean(name, [*sizes, *aliases], cutoff=0.5)}'
             )
         pieces.append(_slice(spec, name, match['slice'], sizes[name]))
     return pieces

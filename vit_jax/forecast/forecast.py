@@ -28,11 +28,10 @@ from vit_jax.files.run_record import RunRecord
 from vit_jax.forecast import measure
 from vit_jax.forecast.answer import Forecast, title, usable
 from vit_jax.forecast.program import Program
-from vit_jax.runtime import memory
+from vit_jax.runtime import machine, memory
 from vit_jax.runtime.memory import MemoryUse
 from vit_jax.training import out_of_memory
 from vit_jax.training.plan import Plan, checked, prepare
-from vit_jax.training.state import num_params
 
 log = logging.getLogger(__name__)
 # Seconds after which nothing more is compiled to say how far the batch could grow.
@@ -52,7 +51,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         ValueError: the configuration, the data or the weights do not fit together.
     """
     begin = time.perf_counter()
-    observed = memory.restart_peak()
+    observed = machine.restart_peak()
     config = checked(config)
     _require_unfinished(RunRecord(pathlib.Path(workdir).expanduser()))
     plan = prepare(config, workdir)
@@ -65,7 +64,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     use = MemoryUse.of(step)
     judged = _judged(plan)
     evaluation = program.evaluation(judged) if judged else None
-    baseline = memory.resident()  # before there are arrays, with all that is imported
+    baseline = machine.resident()  # before there are arrays, with all that is imported
     limit = memory.available(jax.devices()[0])
     peak, process = program.peak(use, evaluation, judged, baseline)
     few = measure.with_few_images(plan)
@@ -85,7 +84,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
             seconds = max(alone / probed, 1 / input_rate) * config.batch
     if probe is program and process is not None and observed:
         # Products of matrices take some memory that the compiler does not count.
-        process = needed = max(process, memory.resident('VmHWM') + program.saving())
+        process = needed = max(process, machine.resident('VmHWM') + program.saving())
         fits = limit is None or needed <= usable(limit)
 
     room = None if limit is None else usable(limit) - needed
@@ -102,7 +101,7 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     flat = config_lib.flatten(config)
     evaluations = measure.evaluation_seconds(plan, seconds / config.batch, input_rate)
     return Forecast(
-        title=title(plan, num_params(program.shapes.params)),
+        title=title(plan, models.num_parameters(program.shapes.params)),
         step=use,
         evaluation=evaluation,
         state_bytes=memory.size(program.shapes),

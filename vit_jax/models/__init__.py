@@ -3,6 +3,7 @@
 from vit_jax.models.fields import NORM_EPSILON
 from vit_jax.models.grid import num_prefix_tokens, patch_grid
 from vit_jax.models.mixer import MlpMixer
+from vit_jax.models.parameters import num_parameters, parameter_shapes
 from vit_jax.models.stacking import stack, unstack
 from vit_jax.models.variables import variables, weights
 from vit_jax.models.vit import VisionTransformer
@@ -28,7 +29,9 @@ __all__ = [
     'get_config',
     'get_model',
     'list_models',
+    'num_parameters',
     'num_prefix_tokens',
+    'parameter_shapes',
     'patch_grid',
     'stack',
     'unstack',

@@ -5,12 +5,11 @@ import fnmatch
 import json
 import sys
 
-import jax
-import jax.numpy as jnp
-
+from vit_jax.models.parameters import num_parameters, parameter_shapes
 from vit_jax.models.zoo import google
 from vit_jax.models.zoo import registry as zoo
 from vit_jax.models.zoo.google_files import PUBLISHED
+from vit_jax.words import tables
 
 COLUMNS = ('model', 'parameters', 'file', 'classes', 'pixels', 'twins', 'top-1')
 
@@ -40,9 +39,7 @@ def num_params(name: str, num_classes: int, image_size: int) -> int:
     """Returns the number of parameters, without making them."""
     # One block stands for all of them, which is traced faster.
     model = zoo.get_model(name, num_classes, scan_layers=True)
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+    return num_parameters(parameter_shapes(model, (image_size, image_size)))
 
 
 def table(found: list[dict], markdown: bool) -> str:
@@ -59,18 +56,12 @@ def table(found: list[dict], markdown: bool) -> str:
         ]
         for row in found
     ]
+    lines = [COLUMNS, *cells]
     if markdown:
-        lines = [COLUMNS, ['---'] * len(COLUMNS), *cells]
-        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    lines = [list(COLUMNS), *cells]
+        return tables.markdown(lines, left=len(COLUMNS))
     # The twins come last, because they are long.
     lines = [[*line[:5], line[6], line[5]] for line in lines]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        .rstrip()
-        for line in lines
-    )  # fmt: skip
+    return '\n'.join(tables.text_lines(lines, left=len(COLUMNS)))
 
 
 def main(argv: list[str] | None = None) -> int:

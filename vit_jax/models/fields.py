@@ -22,11 +22,9 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 def unknown(what: str, found: Any, valid: Iterable[str]) -> ValueError:
     """Returns the error for a name that is none of the valid ones."""
     valid = list(valid)
-    near = suggest.nearest(str(found), valid, count=5)
-    suggestion = f'did you mean {" or ".join(near)}? '
+    meant = suggest.did_you_mean(found, valid, count=5)
     return ValueError(
-        f'Unknown {what} {found!r}: {suggestion if near else ""}'
-        f'Expected one of {", ".join(valid)}.'
+        f'Unknown {what} {found!r}.{meant} Expected one of {", ".join(valid)}.'
     )
 
 

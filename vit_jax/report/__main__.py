@@ -66,7 +66,7 @@ def render(values: dict[str, Any]) -> str:
     """Returns the page that shows these values; see `contents`."""
     import jinja2
 
-    from vit_jax.models import shape_table
+    from vit_jax.words import units
 
     environment = jinja2.Environment(
         autoescape=True,
@@ -74,7 +74,7 @@ def render(values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters['count'] = shape_table.count
+    environment.filters['count'] = units.readable_count
     environment.filters['number'] = _number
     environment.filters['percent'] = _percent
     text = (importlib.resources.files('vit_jax.report') / 'page.html').read_text()

@@ -1,22 +1,11 @@
-"""What programs take of a device's memory, what it has, and which knobs turn that."""
+"""What programs take of a device's memory, and what it has."""
 
-import contextlib
 import dataclasses
-import os
-import pathlib
-import re
 from typing import Any
 
 import jax
 
-_PROCESS = pathlib.Path('/proc/self/status')
-_RESTART = pathlib.Path('/proc/self/clear_refs')
-_MACHINE = pathlib.Path('/proc/meminfo')
-# What a container may take: of cgroups, version 2 and 1.
-_GROUPS = (
-    pathlib.Path('/sys/fs/cgroup/memory.max'),
-    pathlib.Path('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
-)
+from vit_jax.runtime import machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,41 +62,4 @@ def available(device: jax.Device) -> int | None:
     if device.platform != 'cpu':
         stats = device.memory_stats() or {}
         return stats.get('bytes_limit')
-    if not _MACHINE.exists():
-        if 'SC_PHYS_PAGES' not in os.sysconf_names:
-            return None
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    found = [_kibibytes(_MACHINE, 'MemAvailable') + resident()]
-    for limit in _GROUPS:
-        with contextlib.suppress(OSError, ValueError):  # 'max' is no number
-            found.append(int(limit.read_text()))
-    return min(found)
-
-
-def resident(name: str = 'VmRSS') -> int:
-    """Returns the bytes that this process holds; 0 where the system does not say.
-
-    Args:
-        name: 'VmRSS', now, or 'VmHWM', the most so far.
-    """
-    return _kibibytes(_PROCESS, name) if _PROCESS.exists() else 0
-
-
-def restart_peak() -> bool:
-    """Lets 'VmHWM' of `resident` count from now on; returns whether it does."""
-    try:
-        _RESTART.write_text('5')
-    except OSError:
-        return False
-    return True
-
-
-def _kibibytes(path: pathlib.Path, name: str) -> int:
-    return 1024 * int(re.search(rf'{name}:\s*(\d+)', path.read_text())[1])
-
-
-def readable(count: float) -> str:
-    """Returns bytes as people say them: '2.3 GiB'."""
-    power = next((i for i in range(3) if count < 1024 ** (i + 1)), 3)
-    count, unit = count / 1024**power, ('B', 'KiB', 'MiB', 'GiB')[power]
-    return f'{count:,.{int(power > 0 and count < 100)}f} {unit}'
+    return machine.free_memory(machine.resident()) or machine.physical_memory()

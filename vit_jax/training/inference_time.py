@@ -30,6 +30,7 @@ from vit_jax.runtime import hosts, memory, sharding
 from vit_jax.training import out_of_memory
 from vit_jax.training.metrics import MetricsLog
 from vit_jax.training.run_directory import RunDirectory, versions
+from vit_jax.words import units
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def inference_time(
             config.batch,
             summary['seconds_p50'],
             summary['seconds_p90'],
-            memory.readable(summary['memory_bytes']),
+            units.readable_bytes(summary['memory_bytes']),
         )
         return summary
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.runtime.memory import available, readable
+from vit_jax.runtime.memory import available
+from vit_jax.words.units import readable_bytes
 
 
 class OutOfMemory(ValueError):  # noqa: N818 (as in Python's MemoryError, a state)
@@ -101,7 +102,7 @@ def _message(config: ConfigDict, error: Exception) -> str:
         return f'{device.device_kind} is out of memory: {error}'
     lines = [
         f'{device.device_kind}'
-        f'{"" if limit is None else f" (of {readable(limit)})"} is out of memory with '
+        f'{"" if limit is None else f" (of {readable_bytes(limit)})"} is out of memory with '
         f'{now(config, number)}. Try, the first ones first:',
         *(f'  {knob}' for knob in knobs(config, number)),
         'The same command with --dry_run says what fits. The device said: '

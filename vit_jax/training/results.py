@@ -14,7 +14,7 @@ from vit_jax.training.checkpoints import TrainCheckpoints
 from vit_jax.training.evaluators import VAL, Scheduled, Split
 from vit_jax.training.plan import Plan
 from vit_jax.training.run_directory import RunDirectory
-from vit_jax.training.state import TrainState, num_params
+from vit_jax.training.state import TrainState
 from vit_jax.words.tables import table
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def announce(plan: Plan, state: TrainState) -> None:
     log.info(
         '%s, %s parameters, images %s, from %s',
         config.model.get('model_name', 'The model'),
-        f'{num_params(state.params):,}',
+        f'{models.num_parameters(state.params):,}',
         'x'.join(str(side) for side in config_lib.image_size(config)),
         f'step {start} of this run' if start else config.pretrained or 'scratch',
     )

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -186,8 +185,3 @@ class Initializer:
         for i, value in zip(new, init(), strict=True):
             leaves[i] = value
         return structure.unflatten(leaves)
-
-
-def num_params(params: PyTree) -> int:
-    """Returns how many numbers a tree of arrays holds."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,15 +1,42 @@
-"""A table of text for the terminal."""
+"""Tables of text for the terminal, and in Markdown."""
+
+from collections.abc import Sequence
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Returns rows of equal keys as a text table with aligned columns."""
+    """Returns rows of equal keys as a text table, all to the right."""
 
     def cell(value: object) -> str:
         return f'{value:.4f}' if isinstance(value, float) else str(value)
 
-    lines = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return '\n'.join(
-        '  '.join(text.rjust(width) for text, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    cells = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
+    return '\n'.join(text_lines(cells))
+
+
+def text_lines(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    """Returns rows of cells as lines with aligned columns.
+
+    Args:
+        rows: as many cells in each.
+        left: so many columns are aligned to the left, the others to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        '  '.join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in rows
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """Returns rows of cells, the first of them titles, as a table in Markdown.
+
+    Args:
+        rows: as many cells in each.
+        left: so many columns are aligned to the left, the others to the right.
+    """
+    rule = ['---' if i < left else '--:' for i in range(len(rows[0]))]
+    lines = (rows[0], rule, *rows[1:])
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)

@@ -1,8 +1,21 @@
-"""Numbers with units as people say them."""
+"""Numbers in about three digits, with a unit."""
+
+from collections.abc import Sequence
 
 
 def readable_bytes(count: float) -> str:
-    """Returns bytes as people say them: '2.3 GiB'."""
-    power = next((i for i in range(3) if count < 1024 ** (i + 1)), 3)
-    count, unit = count / 1024**power, ('B', 'KiB', 'MiB', 'GiB')[power]
-    return f'{count:,.{int(power > 0 and count < 100)}f} {unit}'
+    """Returns bytes with their unit: '2.34 GiB'."""
+    return _scaled(count, 1024, ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'))
+
+
+def readable_count(count: float) -> str:
+    """Returns a count with its unit: '17.6 G'."""
+    return _scaled(count, 1000, ('', 'k', 'M', 'G', 'T', 'P'))
+
+
+def _scaled(number: float, step: int, units: Sequence[str]) -> str:
+    power = 0
+    while number >= step and power < len(units) - 1:
+        number, power = number / step, power + 1
+    digits = 0 if power == 0 or number >= 100 else 1 if number >= 10 else 2
+    return f'{number:,.{digits}f} {units[power]}'.rstrip()

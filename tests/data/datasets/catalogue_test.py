@@ -106,7 +106,7 @@ def test_unknown_name(name, tmp_path):
 
 
 def test_nearest_name_may_be_ours(tmp_path):
-    with pytest.raises(ValueError, match=r"did you mean .*'digits'"):
+    with pytest.raises(ValueError, match='Did you mean .*digits'):
         open.open_dataset('digit', data_dir=tmp_path)
 
 

@@ -219,10 +219,10 @@ def test_overrides():
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
-        ({'hidden_dim': 3}, "model field 'hidden_dim': did you mean hidden_size"),
+        ({'hidden_dim': 3}, "model field 'hidden_dim'. Did you mean hidden_size"),
         ({'transformer': {'layers': 2}}, "transformer 'layers'.*num_layers"),
-        ({'patches': {'sise': 2}}, "patches 'sise': did you mean size"),
-        ({'classifier': 'gab'}, 'did you mean gap'),
+        ({'patches': {'sise': 2}}, "patches 'sise'. Did you mean size"),
+        ({'classifier': 'gab'}, 'Did you mean gap'),
     ],
 )
 def test_unknown_overrides_are_errors_with_suggestions(overrides, message):

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import tensorflow_datasets as tfds
 
-from vit_jax.data import sources, splits
+from vit_jax.data import sources
 from vit_jax.data.datasets import prepared
+from vit_jax.words import suggest
 
 # What we prepare ourselves: name -> module and class.
 BUILDERS = {
@@ -137,8 +138,8 @@ def _unknown(name: str) -> ValueError:
     known = {*tfds.list_builders(with_community_datasets=False), *BUILDERS}
     base = re.split('[/:]', name)[0]
     return ValueError(
-        f'unknown dataset {name!r}{splits.nearest(base, sorted(known))}: expected a '
-        'TFDS name (name, name/config:1.0.0), a folder of images, a .csv manifest or '
+        f'unknown dataset {name!r}.{suggest.did_you_mean(base, sorted(known))} Expected '
+        'a TFDS name (name, name/config:1.0.0), a folder of images, a .csv manifest or '
         'hf:owner/name'
     )
 

@@ -7,7 +7,6 @@ names one after another in an array of bytes, and a number per file for its dire
 import contextlib
 import csv
 import ctypes
-import difflib
 import hashlib
 import operator
 import os
@@ -21,6 +20,7 @@ from absl import logging
 from jaxtyping import Int, Int32, UInt8, UInt32, UInt64
 
 from vit_jax.data import sources
+from vit_jax.words import suggest
 
 # fmt: off
 EXTENSIONS = frozenset({
@@ -285,12 +285,11 @@ def _dataset(
             if label not in train.labels:
                 row = listing.first_row.get(label)
                 where = '' if row is None else f' (row {row})'
-                near = difflib.get_close_matches(label, class_names, 1)
-                hint = f'; did you mean {near[0]!r}?' if near else ''
+                hint = suggest.did_you_mean(label, class_names, count=1)
                 raise ValueError(
                     f'{name}: found the class {label!r} in {split}{where} but not in '
                     f'train, whose {len(class_names)} classes are the ones a model '
-                    f'learns{hint}'
+                    f'learns.{hint}'
                 )
     readers = {}
     for split, listing in listings.items():
