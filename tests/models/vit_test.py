@@ -359,7 +359,7 @@ def test_any_number_of_channels(channels):
     ('fields', 'message'),
     [
         ({'classifier': 'tokens'}, 'classifier .*mean token.*gap, unpooled'),
-        ({'head_init': 'ones'}, "head_init 'ones': .*zeros, lecun_normal"),
+        ({'head_init': 'ones'}, r"head_init 'ones'\. .*zeros, lecun_normal"),
         ({'remat': 'all'}, "remat 'all'.*none, full, dots"),
         ({'dtype': 'bfloat'}, 'dtype .*mean bfloat16'),
         ({'dtype': np.int32}, "dtype 'int32'.*float32, bfloat16, float16"),

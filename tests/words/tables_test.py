@@ -20,6 +20,12 @@ def test_text_lines():
 
 def test_markdown():
     assert tables.markdown(ROWS, left=1).splitlines() == [
+        '| name   |   size |',
+        '| ------ | -----: |',
+        '| a      | 12,345 |',
+        '| longer |        |',
+    ]
+    assert tables.markdown(ROWS, left=1, padded=False).splitlines() == [
         '| name | size |',
         '| --- | --: |',
         '| a | 12,345 |',

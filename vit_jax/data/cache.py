@@ -352,9 +352,9 @@ def _require_room(
     needed = int(np.mean(sizes or [0]) * len(source)) + _ROW.itemsize * len(source)
     if room is not None and needed > room:
         raise ValueError(
-            f'The {len(source):,} decoded images would take about {readable_bytes(needed)} '
-            f'in {where}, more than the {readable_bytes(room)} {whose}. '
-            f'{_advice(decoder.shrink)}'
+            f'The {len(source):,} decoded images would take about '
+            f'{readable_bytes(needed)} in {where}, more than the '
+            f'{readable_bytes(room)} {whose}. {_advice(decoder.shrink)}'
         )
 
 

@@ -58,7 +58,7 @@ def table(found: list[dict], markdown: bool) -> str:
     ]
     lines = [COLUMNS, *cells]
     if markdown:
-        return tables.markdown(lines, left=len(COLUMNS))
+        return tables.markdown(lines, left=len(COLUMNS), padded=False)
     # The twins come last, because they are long.
     lines = [[*line[:5], line[6], line[5]] for line in lines]
     return '\n'.join(tables.text_lines(lines, left=len(COLUMNS)))

@@ -22,7 +22,7 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 def unknown(what: str, found: Any, valid: Iterable[str]) -> ValueError:
     """Returns the error for a name that is none of the valid ones."""
     valid = list(valid)
-    meant = suggest.did_you_mean(found, valid, count=5)
+    meant = suggest.did_you_mean(str(found), valid, count=5)
     return ValueError(
         f'Unknown {what} {found!r}.{meant} Expected one of {", ".join(valid)}.'
     )

@@ -100,9 +100,9 @@ def _message(config: ConfigDict, error: Exception) -> str:
     limit = available(device)
     if config.batch is None:
         return f'{device.device_kind} is out of memory: {error}'
+    size = '' if limit is None else f' (of {readable_bytes(limit)})'
     lines = [
-        f'{device.device_kind}'
-        f'{"" if limit is None else f" (of {readable_bytes(limit)})"} is out of memory with '
+        f'{device.device_kind}{size} is out of memory with '
         f'{now(config, number)}. Try, the first ones first:',
         *(f'  {knob}' for knob in knobs(config, number)),
         'The same command with --dry_run says what fits. The device said: '

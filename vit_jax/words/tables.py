@@ -20,23 +20,32 @@ def text_lines(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
         rows: as many cells in each.
         left: so many columns are aligned to the left, the others to the right.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        '  '.join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in rows
-    ]
+    return ['  '.join(cells).rstrip() for cells in _aligned(rows, left)]
 
 
-def markdown(rows: Sequence[Sequence[str]], left: int = 0) -> str:
+def markdown(
+    rows: Sequence[Sequence[str]], left: int = 0, *, padded: bool = True
+) -> str:
     """Returns rows of cells, the first of them titles, as a table in Markdown.
 
     Args:
         rows: as many cells in each.
         left: so many columns are aligned to the left, the others to the right.
+        padded: lets the columns be aligned in the text as well.
     """
-    rule = ['---' if i < left else '--:' for i in range(len(rows[0]))]
-    lines = (rows[0], rule, *rows[1:])
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+    header, *rest = _aligned(rows, left) if padded else rows
+    widths = [len(cell) if padded else 3 for cell in header]
+    rule = ['-' * w if i < left else '-' * (w - 1) + ':' for i, w in enumerate(widths)]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (header, rule, *rest))
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[list[str]]:
+    """Returns cells as wide as the widest of their column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        for cells in rows
+    ]

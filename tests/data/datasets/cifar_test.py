@@ -54,8 +54,8 @@ def url():
 def test_equals_tfds(name, url, tmp_path):
     # Downloaded, extracted and prepared where TensorFlow cannot be imported.
     code = f"""
-from vit_jax.data import sources
-sources.open_dataset({name!r}, data_dir={str(tmp_path)!r})
+from vit_jax.data import open
+open.open_dataset({name!r}, data_dir={str(tmp_path)!r})
 """
     process = without_tensorflow.start(
         code,

@@ -51,8 +51,8 @@ def test_split_is_fixed_and_stratified(dataset):
 
 def test_two_processes_prepare_at_once(tmp_path):
     code = f"""
-from vit_jax.data import sources
-source = sources.open_dataset('digits', data_dir={str(tmp_path)!r}).source('test')
+from vit_jax.data import open
+source = open.open_dataset('digits', data_dir={str(tmp_path)!r}).source('test')
 print(source.fingerprint(), source[359]['name'])
 """
     runs = [without_tensorflow.start(code) for _ in range(2)]

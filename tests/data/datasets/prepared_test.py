@@ -85,8 +85,8 @@ def test_pickles_small_and_reopens(file_format):
 @pytest.mark.parametrize('file_format', FORMATS)
 def test_no_tensorflow(file_format):
     code = f"""
-from vit_jax.data import sources
-dataset = sources.open_dataset({str(version_dir(file_format))!r})
+from vit_jax.data import open
+dataset = open.open_dataset({str(version_dir(file_format))!r})
 print(dataset.source('train')[59]['name'])
 """
     output = without_tensorflow.finish(without_tensorflow.start(code))

@@ -43,7 +43,7 @@ def open_named(
       name: 'name', 'name/config', 'name:1.0.0' or 'name/config:1.0.0'.
       data_dir: where prepared data is and goes; default `default_data_dir()`.
       manual_dir: where TFDS finds archives that users download themselves.
-      holdout: for ImageNet as folders, see `sources.open_dataset`.
+      holdout: for ImageNet as folders, see `open.open_dataset`.
 
     Raises:
       ValueError: unknown name, or data that cannot be prepared here; says how.
@@ -136,11 +136,10 @@ def _needs_tensorflow(error: BaseException | None) -> bool:
 
 def _unknown(name: str) -> ValueError:
     known = {*tfds.list_builders(with_community_datasets=False), *BUILDERS}
-    base = re.split('[/:]', name)[0]
+    meant = suggest.did_you_mean(re.split('[/:]', name)[0], sorted(known))
     return ValueError(
-        f'unknown dataset {name!r}.{suggest.did_you_mean(base, sorted(known))} Expected '
-        'a TFDS name (name, name/config:1.0.0), a folder of images, a .csv manifest or '
-        'hf:owner/name'
+        f'unknown dataset {name!r}.{meant} Expected a TFDS name (name, '
+        'name/config:1.0.0), a folder of images, a .csv manifest or hf:owner/name'
     )
 
 
