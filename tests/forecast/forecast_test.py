@@ -219,7 +219,7 @@ def test_the_largest_batch_would_fit(photos, tmp_path, monkeypatch):
     settings = {'pp.crop': 96, 'model.hidden_size': 50}
     base = machine.resident()
     limit = base + 300 * 2**20
-    monkeypatch.setattr(memory, 'resident', lambda name='VmRSS': base)
+    monkeypatch.setattr(machine, 'resident', lambda name='VmRSS': base)
     monkeypatch.setattr(memory, 'available', lambda device: limit)
     found = forecast.forecast(tiny_config(photos, batch=16, **settings), tmp_path)
     assert found.fits
