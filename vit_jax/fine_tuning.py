@@ -51,7 +51,8 @@ def finetune(
     from vit_jax.inference.predictor import Predictor
 
     recipe = _recipe(os.fspath(dataset), os.fspath(model), pretrained)
-    _set(recipe, config or {})
+    for key, value in (config or {}).items():
+        config_lib.set_key(recipe, key, value)
     if workdir is None:
         name = f'{_stem(os.fspath(dataset))}-{_stem(os.fspath(model))}'
         workdir = pathlib.Path('runs', name)
@@ -93,33 +94,6 @@ def _recipe(
     if pretrained is not None:
         recipe.pretrained = os.fspath(pretrained)
     return recipe
-
-
-def _set(recipe: ConfigDict, settings: Mapping[str, Any]) -> None:
-    """Sets keys of a recipe.
-
-    Raises:
-        ValueError: there is no such key, or its value is of another type.
-    """
-    known = config_lib.flatten(recipe)
-    for key, value in settings.items():
-        if key not in known:
-            raise ValueError(
-                f'There is no key config.{key}.{config_lib.nearest(key, known)}'
-            )
-        if value is None and key not in config_lib.OPTIONAL:
-            raise ValueError(
-                f'config.{key} cannot be None; only '
-                f'{", ".join(sorted(config_lib.OPTIONAL))} can.'
-            )
-        try:
-            if value is None:
-                with recipe.ignore_type():
-                    recipe.update_from_flattened_dict({key: None})
-            else:
-                recipe.update_from_flattened_dict({key: value})
-        except TypeError as error:
-            raise ValueError(f'config.{key}: {error}') from error
 
 
 def _tell_progress() -> None:

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax.command_line.recipe import _HOSTS, parse
+from vit_jax.command_line.recipe import HOSTS, parse
 from vit_jax.runtime import compilation_cache
+from vit_jax.words.suggest import did_you_mean
 
 log = logging.getLogger('vit_jax')
 # What config.trainer can be: functions of (config, workdir), by module and name.
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Only now, so that a slip on the command line is answered at once.
         from vit_jax.runtime import hosts
 
-        given = {name: getattr(options, name) for name in _HOSTS}
+        given = {name: getattr(options, name) for name in HOSTS}
         hosts.connect(**{k: value for k, value in given.items() if value is not None})
         if not hosts.is_first():
             terminal.setLevel(logging.WARNING)
@@ -84,7 +85,7 @@ def _check_trainer(config: ConfigDict, dry_run: bool) -> None:
     if trainer not in TRAINERS:
         raise ValueError(
             f'config.trainer is {trainer!r}; it can be one of {", ".join(TRAINERS)}.'
-            + config_lib.nearest(trainer, TRAINERS)
+            + did_you_mean(trainer, TRAINERS)
         )
     if trainer == 'train':
         known, wanted = (

@@ -3,7 +3,10 @@
 import pytest
 
 from vit_jax import config as config_lib
-from vit_jax import models
+from vit_jax import models, tasks
+from vit_jax.models import blocks, fields
+from vit_jax.models.attention import ATTENTIONS
+from vit_jax.optim.optimizer import OPTIMIZERS
 
 
 def make(**settings):
@@ -150,14 +153,35 @@ def test_no_dataset_and_no_model():
         config_lib.check(config)
 
 
-def test_what_and_how_name_existing_keys():
-    keys = set(config_lib.flatten(config_lib.default()))
-    parents = {key.rsplit('.', 1)[0] for key in keys}
-    assert keys | parents >= config_lib.HOW
-    assert {k for k in config_lib.OPTIONAL if not k.startswith('model.')} <= keys
+def test_what_follows_from_the_table():
+    keys = set(config_lib.flatten(config_lib.default())) | {'model', 'evals'}
+    assert keys == set(config_lib.KEYS)
     assert not set(config_lib.GONE) & keys
+    assert set(config_lib.GONE_WHAT) <= set(config_lib.GONE)
     assert config_lib.is_what('pp.train')
+    assert config_lib.is_what('model.patches.size')
     assert not config_lib.is_what('sharding.fsdp')
+    assert not config_lib.is_what('evals.mine.every')
+    assert not config_lib.is_what('cache.device_mb')
+    assert config_lib.is_what('cache.on_device')
+    assert 'total_steps' in config_lib.keys_with_none()
+    assert 'seed' not in config_lib.keys_with_none()
+
+
+def test_choices_are_those_of_the_tables():
+    keys = config_lib.KEYS
+    assert keys['optimizer'].one_of == tuple(OPTIMIZERS)
+    assert keys['task'].one_of == tuple(tasks.TASKS)
+    assert keys['remat'].one_of == tuple(blocks.REMAT_POLICIES)
+    assert keys['attention'].one_of == ATTENTIONS
+    assert keys['dtype'].one_of == fields.DTYPES
+
+
+def test_every_key_is_explained():
+    for name, key in config_lib.KEYS.items():
+        assert key.says.endswith('.'), name
+        assert key.says[0].isupper() or key.says.startswith(('sgd', '(')), name
+        assert (key.default is None) <= (key.kind is not None and bool(key.none)), name
 
 
 def test_flatten_survives_json():

@@ -209,10 +209,19 @@ def test_the_map_is_that_of_the_sources():
     text = (ROOT / 'docs/architecture.md').read_text()
     (block,) = re.findall(r'^```\n(vit_jax/\n.*?)^```', text, re.DOTALL | re.M)
     result = subprocess.run(
-        [sys.executable, ROOT / 'scripts/map.py'],
+        [sys.executable, ROOT / 'scripts/pages.py', 'map'],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert block == result.stdout, 'run: python scripts/map.py --write'
+    assert block == result.stdout, 'run: python scripts/pages.py --write'
+
+
+def test_the_page_of_keys_is_that_of_the_sources():
+    result = subprocess.run(
+        [sys.executable, ROOT / 'scripts/pages.py', 'keys'],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    page = (ROOT / 'docs/config.md').read_text()
+    assert page == result.stdout, 'run: python scripts/pages.py --write'
 
 
 def test_table_of_published_files():

@@ -1,19 +1,24 @@
 """A recipe and the flags beside it, from the command line to a configuration."""
 
+import functools
 import importlib.util
 import inspect
 import pathlib
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax import config as config_lib
+from vit_jax.config.defaults import get
+from vit_jax.config.keys import GROUPS
+from vit_jax.words.suggest import did_you_mean
 
 # What `hosts.connect` takes; its default is None's meaning.
-_HOSTS = {
+HOSTS = {
     'coordinator_address': 'Of several hosts: host:port of process 0. Slurm, Open MPI '
     'and TPU pods need none of these flags.',
     'num_processes': 'Of several hosts: how many processes there are.',
@@ -22,9 +27,28 @@ _HOSTS = {
     'heartbeat_timeout': 'Seconds without a sign of life until a host is lost, and the '
     'others end (100).',
 }
-_FLAGS = ('workdir', 'dry_run', 'compile_cache', *_HOSTS)
+_NUMBERS = HOSTS.keys() - {'coordinator_address'}
+FLAGS = {
+    'workdir': 'The run directory; a stopped run goes on.',
+    'dry_run': 'Say what the run would take (memory, time, which knobs to turn), and '
+    'make no run directory.',
+    'compile_cache': 'Where compiled programs are kept for later starts: a folder, or '
+    "'off'; default: JAX_COMPILATION_CACHE_DIR, or the user's cache.",
+    **HOSTS,
+}
+_INDENT = ' ' * 6
 _FLAG = re.compile(r'--?config(?:=(.*))?$', re.DOTALL)
 _KEY = re.compile(r'--?config\.([\w.]+)(?:=(.*))?$', re.DOTALL)
+
+
+def installed_recipes() -> dict[str, pathlib.Path]:
+    """Returns the files of the installed recipes by name."""
+    return {
+        recipe.name: recipe
+        for folder in importlib.import_module('vit_jax.configs').__path__
+        for recipe in sorted(pathlib.Path(folder).glob('*.py'))
+        if recipe.stem not in ('__init__', 'models')
+    }
 
 
 def find_recipe(name: str) -> pathlib.Path:
@@ -36,19 +60,14 @@ def find_recipe(name: str) -> pathlib.Path:
     path = pathlib.Path(name).expanduser()
     if path.is_file():
         return path
-    installed = {
-        recipe.name: recipe
-        for folder in importlib.import_module('vit_jax.configs').__path__
-        for recipe in sorted(pathlib.Path(folder).glob('*.py'))
-        if recipe.stem not in ('__init__', 'models')
-    }
+    installed = installed_recipes()
     for candidate in (path.name, f'{path.name}.py'):
         # configs/vit.py from outside the checkout means the installed one as well.
         if candidate in installed and path.parent.name in ('', 'configs'):
             return installed[candidate]
     raise ValueError(
         f'There is no recipe {name}. Give the path of a file with a get_config(), or '
-        f'one of {", ".join(installed)}.' + config_lib.nearest(path.name, installed)
+        f'one of {", ".join(installed)}.' + did_you_mean(path.name, installed)
     )
 
 
@@ -92,32 +111,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, flags.FlagValues]:
     config = load_recipe(reference) if reference else config_lib.default().lock()
     rest, none_keys = _take_none_and_gone(config, rest)
 
-    values = flags.FlagValues()
-    flags.DEFINE_string(
-        'workdir', None, 'The run directory; a stopped run goes on.', flag_values=values
-    )
-    flags.DEFINE_bool(
-        'dry_run',
-        False,
-        'Say what the run would take (memory, time, which knobs to turn), and make no '
-        'run directory.',
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        'compile_cache',
-        None,
-        "Where compiled programs are kept for later starts: a folder, or 'off'; "
-        "default: JAX_COMPILATION_CACHE_DIR, or the user's cache.",
-        flag_values=values,
-    )
-    for name, text in _HOSTS.items():
-        define = flags.DEFINE_integer
-        if name == 'coordinator_address':
-            define = flags.DEFINE_string
-        define(name, None, text, flag_values=values)
-    flags.DEFINE_bool(
-        'help', False, 'Show this help.', short_name='h', flag_values=values
-    )
+    values = _other_flags()
     try:
         config_flags.DEFINE_config_dict(
             'config', config, flag_values=values, sys_argv=rest
@@ -126,7 +120,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, flags.FlagValues]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(_flag_error(config, rest, error)) from error
     if values.help:
-        print(f'{__doc__}\n{values.get_help(include_special_flags=False)}')
+        print(_help(config))
         raise SystemExit(0)
     if unused:
         raise ValueError(
@@ -137,10 +131,49 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, flags.FlagValues]:
     if not values.workdir:
         raise ValueError('--workdir is missing: where the run keeps what it makes.')
     config = values.config
-    with config.ignore_type():
-        for key in none_keys:
-            config.update_from_flattened_dict({key: None})
+    for key in none_keys:
+        config_lib.set_key(config, key, None)
     return config, values
+
+
+def _other_flags() -> flags.FlagValues:
+    """Returns the flags besides those of the configuration."""
+    values = flags.FlagValues()
+    for name, text in FLAGS.items():
+        define = flags.DEFINE_string
+        if name == 'dry_run':
+            define = flags.DEFINE_bool
+        elif name in _NUMBERS:
+            define = flags.DEFINE_integer
+        default = False if name == 'dry_run' else None
+        define(name, default, text, flag_values=values)
+    flags.DEFINE_bool(
+        'help', False, 'Show this help.', short_name='h', flag_values=values
+    )
+    return values
+
+
+def _help(config: ConfigDict) -> str:
+    """Returns the help: the flags, and every key in its group with its value."""
+    fill = functools.partial(
+        textwrap.fill, width=88, initial_indent=_INDENT, subsequent_indent=_INDENT
+    )
+    lines = [
+        'python -m vit_jax.main --config=RECIPE --workdir=DIR [--config.key=value …]',
+        '',
+        'Trains the model of a recipe. A recipe is a file with a get_config(), or the '
+        'name',
+        'of one that is installed: ' + ', '.join(installed_recipes()) + '.',
+    ]
+    for name, text in FLAGS.items():
+        lines += ['', f'--{name}', fill(text)]
+    for group, keys in GROUPS.items():
+        lines += ['', f'{group}:']
+        for name, key in keys.items():
+            value = get(config, name)
+            value = '' if isinstance(value, ConfigDict) else repr(value)
+            lines += [f'  --config.{name}={value}', fill(key.described())]
+    return '\n'.join(lines)
 
 
 def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -157,11 +190,11 @@ def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
 def _take_none_and_gone(
     config: ConfigDict, argv: list[str]
 ) -> tuple[list[str], list[str]]:
-    """Takes out settings to None, and the original's keys without meaning here.
+    """Takes out settings to None, and keys that have no meaning here any more.
 
     ml_collections reads None as a string or not at all; the caller sets these keys.
     """
-    known = config_lib.flatten(config)
+    names, with_none = config_lib.flatten(config), config_lib.keys_with_none()
     rest, none_keys = [], []
     words = iter(argv)
     for word in words:
@@ -170,16 +203,13 @@ def _take_none_and_gone(
         if key in config_lib.GONE:
             print(f'--config.{key}: {config_lib.GONE[key]}', file=sys.stderr)
             continue
-        if key in config_lib.OPTIONAL and value is None:
+        if key in with_none and value is None:
             value = next(words, None)  # --config.key VALUE, in two words
             word = word if value is None else f'{word}={value}'
-        if key in config_lib.OPTIONAL and value in ('None', 'none'):
-            none_keys += [key] if key in known else []
-        elif key in known and value == 'None':
-            raise ValueError(
-                f'--config.{key} cannot be None; only '
-                f'{", ".join(sorted(config_lib.OPTIONAL))} can.'
-            )
+        if key in with_none and value in ('None', 'none'):
+            none_keys += [key] if key in names else []
+        elif key in names and value == 'None':
+            none_keys.append(key)  # which is refused
         else:
             rest.append(word)
     return rest, none_keys
@@ -187,13 +217,14 @@ def _take_none_and_gone(
 
 def _flag_error(config: ConfigDict, argv: Sequence[str], error: Exception) -> str:
     """Returns one line for what absl and ml_collections raise."""
-    known = config_lib.flatten(config)
+    names = config_lib.flatten(config)
     for argument in argv:
         match = _KEY.match(argument)
         key = re.sub(r'^no(?=config)', '', match[1]) if match else None
-        if key and not any(k == key or k.startswith(f'{key}.') for k in known):
-            return f'There is no key config.{key}.{config_lib.nearest(key, known)}'
+        if key and not any(k == key or k.startswith(f'{key}.') for k in names):
+            return f'There is no key config.{key}.{did_you_mean(key, names)}'
     if isinstance(error, flags.UnrecognizedFlagError):
-        wanted = config_lib.nearest(error.flagname, ('config', *_FLAGS, *known))
-        return f'There is no flag --{error.flagname}.{wanted}'
+        flag = error.flagname
+        near = did_you_mean(flag, ('config', *FLAGS, *names))
+        return f'There is no flag --{flag}.{near}'
     return ' '.join(str(error).split())

@@ -1,62 +1,46 @@
 """The configuration of a run: its keys, what follows from data and weights, its rules.
 
-- keys.py: `default()`, every key with its meaning;
-- derived.py: `resolve`, `follow`, what depends on the data and on the weights;
+- keys.py: the one table of keys, each with its meaning; key.py: what a key has;
+- defaults.py: `default()`, and what is done to any configuration;
+- derived.py: the keys that depend on the data and on the weights;
 - rules.py: `check`, which refuses before any work starts what could only fail later.
 """
 
-from vit_jax.config.derived import (
-    NUMERICS,
-    choose_splits,
-    follow,
-    largest_crop,
-    resolve,
-    set_model,
-)
-from vit_jax.config.keys import (
-    ATTENTIONS,
-    COMPUTE_DTYPES,
-    DECAY_TYPES,
-    GONE,
-    GONE_WHAT,
-    HOW,
-    OPTIM_DTYPES,
-    OPTIMIZERS,
-    OPTIONAL,
-    REMAT,
-    TRAINERS,
-    default,
-    flatten,
-    image_size,
-    is_what,
-    nearest,
-)
-from vit_jax.config.rules import check, check_fsdp, parameter_names
+import importlib
+from typing import Any
 
-__all__ = [
-    'ATTENTIONS',
-    'COMPUTE_DTYPES',
-    'DECAY_TYPES',
-    'GONE',
-    'GONE_WHAT',
-    'HOW',
-    'NUMERICS',
-    'OPTIMIZERS',
-    'OPTIM_DTYPES',
-    'OPTIONAL',
-    'REMAT',
-    'TRAINERS',
-    'check',
-    'check_fsdp',
-    'choose_splits',
-    'default',
-    'flatten',
-    'follow',
-    'image_size',
-    'is_what',
-    'largest_crop',
-    'nearest',
-    'parameter_names',
-    'resolve',
-    'set_model',
-]
+# Imported when asked for: rules know the networks, which takes JAX, and the help of the
+# command line does not.
+_HOMES = {
+    'GONE': 'keys',
+    'GONE_WHAT': 'keys',
+    'KEYS': 'keys',
+    'NUMERICS': 'derived',
+    'check': 'rules',
+    'check_fsdp': 'rules',
+    'choose_splits': 'derived',
+    'default': 'defaults',
+    'flatten': 'defaults',
+    'image_size': 'defaults',
+    'inherit_numerics': 'derived',
+    'is_what': 'defaults',
+    'keys_with_none': 'defaults',
+    'largest_crop': 'derived',
+    'parameter_names': 'rules',
+    'resolve': 'derived',
+    'set_key': 'defaults',
+    'set_model': 'derived',
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return __all__

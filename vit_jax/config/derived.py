@@ -8,8 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from vit_jax import models
-
 # What a port computes differently from the original; see models.VisionTransformer.
 NUMERICS = (
     'model.gelu',
@@ -26,6 +24,8 @@ def set_model(config: ConfigDict, name: str) -> None:
         config: the recipe.
         name: as in `models.get_config`.
     """
+    from vit_jax import models
+
     config.model = models.get_config(name)
     config.model.head_init = 'zeros'
     # None: as in the pretrained weights, which a port may have trained with others.
@@ -33,7 +33,7 @@ def set_model(config: ConfigDict, name: str) -> None:
     config.model.norm_epsilon = placeholder(float)
 
 
-def follow(
+def inherit_numerics(
     config: ConfigDict, card: Any | None, before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Sets what a configuration leaves to the pretrained weights; returns it by key.
@@ -181,6 +181,8 @@ def resolve(
 
 def largest_crop(model_config: ConfigDict, wanted: int) -> int:
     """Returns the side of the largest square, up to `wanted`, that a model takes."""
+    from vit_jax import models
+
     for side in range(wanted, 0, -1):
         with contextlib.suppress(ValueError):
             models.patch_grid(model_config, (side, side))

@@ -1,113 +1,59 @@
-"""What makes a configuration valid, said before any work starts."""
+"""What makes a configuration valid, said before any work starts.
+
+What a single key can be stands in keys.py; here are the rules between keys, and those
+that need a model.
+"""
 
 import os
 import re
-from collections.abc import Iterable
 
 import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vit_jax import models
+from vit_jax.config.defaults import get, image_size
 from vit_jax.config.derived import largest_crop
-from vit_jax.config.keys import (
-    ATTENTIONS,
-    COMPUTE_DTYPES,
-    DECAY_TYPES,
-    OPTIM_DTYPES,
-    OPTIMIZERS,
-    REMAT,
-    TRAINERS,
-    image_size,
-    nearest,
-)
+from vit_jax.config.keys import KEYS
+from vit_jax.words.suggest import did_you_mean
 
 
 def check(config: ConfigDict, *, num_devices: int = 1) -> None:
-    """Raises a ValueError for what no run could do; see `check_resolved` as well.
+    """Raises a ValueError for what no run could do.
 
     Keys that are still None are not judged.
     """
+    for name, key in KEYS.items():
+        key.check(name, get(config, name))
+    for rule in _RULES:
+        rule(config)
+    check_fsdp(config, num_devices)
+    _parts_are_shared(config, num_devices)
 
-    def one_of(key: str, allowed: Iterable[str]) -> None:
-        if config[key] not in allowed:
-            raise ValueError(
-                f'config.{key} is {config[key]!r}; it can be one of '
-                f'{", ".join(allowed)}.{nearest(str(config[key]), allowed)}'
-            )
 
-    def at_least(minimum: float, *keys: str) -> None:
-        for key in keys:
-            value = config
-            for part in key.split('.'):
-                value = value[part]
-            if value is not None and not value >= minimum:
-                raise ValueError(
-                    f'config.{key} is {value}; it must be at least {minimum}.'
-                )
-
-    one_of('trainer', TRAINERS)
-    one_of('optimizer', OPTIMIZERS)
-    one_of('decay_type', DECAY_TYPES)
-    one_of('dtype', COMPUTE_DTYPES)
-    one_of('optim_dtype', OPTIM_DTYPES)
-    one_of('remat', REMAT)
-    one_of('attention', ATTENTIONS)
-    at_least(1, 'batch', 'batch_eval', 'accum_steps', 'total_steps', 'prefetch')
-    at_least(1, 'keep_checkpoints', 'sharding.fsdp', 'pp.crop', 'pp.resize')
-    at_least(1, 'num_threads', 'pp.channels', 'cache.shrink')
-    at_least(0, 'warmup_steps', 'eval_every', 'progress_every', 'checkpoint_every')
-    at_least(0, 'few_shot.every', 'show_images')
-    at_least(0, 'early_stop', 'num_workers', 'weight_decay', 'base_lr', 'pp.min_area')
-    if not 0.01 <= config.pp.holdout < 0.5:
-        raise ValueError(
-            f'config.pp.holdout is {config.pp.holdout}; it is the fraction held out '
-            'for each of val and test, from 0.01 to below 0.5.'
-        )
-    if not config.grad_norm_clip > 0:
-        raise ValueError(
-            f'config.grad_norm_clip is {config.grad_norm_clip}; it must be positive '
-            '(a very large value clips nothing).'
-        )
-    if not 0 < config.pp.min_area <= 1:
-        raise ValueError(
-            f'config.pp.min_area is {config.pp.min_area}; it is a fraction of the '
-            'image, above 0 and at most 1.'
-        )
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f'config.seed is {config.seed}; it must be from 0 to 2³² - 1.')
-    if not 0 < config.layer_decay <= 1:
-        raise ValueError(
-            f'config.layer_decay is {config.layer_decay}; it must be above 0 and at '
-            'most 1, which is without decay.'
-        )
-    if not all(isinstance(n, int) and n > 0 for n in config.few_shot.shots or (0,)):
-        raise ValueError(
-            f'config.few_shot.shots is {config.few_shot.shots}; it must be numbers of '
-            'images per class, as (1, 5, 10, 25).'
-        )
+def _trace_is_in_the_run(config: ConfigDict) -> None:
     steps = config.profile_steps
-    if steps and not (
-        len(steps) == 2
-        and all(isinstance(step, int) for step in steps)
-        and 1 <= steps[0] <= steps[1]
-    ):
-        raise ValueError(
-            f'config.profile_steps is {steps}; it must be the first and the last step '
-            'of a trace, as 10,20, or () for none.'
-        )
     if steps and config.total_steps is not None and steps[0] > config.total_steps:
         raise ValueError(
             f'config.profile_steps is {steps}, but the run ends with step '
             f'{config.total_steps}.'
         )
+
+
+def _patience_has_val(config: ConfigDict) -> None:
     if config.early_stop and not (config.eval_every and config.pp.val is not None):
         raise ValueError(
             'config.early_stop watches val, but '
             'config.eval_every is 0 or config.pp.val is None.'
         )
+
+
+def _head_is_from_weights(config: ConfigDict) -> None:
     if config.keep_head and config.pretrained is None:
         raise ValueError('config.keep_head is set, but config.pretrained is None.')
+
+
+def _data_and_model_are_named(config: ConfigDict) -> None:
     if config.dataset is None:
         raise ValueError(
             'config.dataset is not set. Name a dataset or a folder of photos, as in '
@@ -115,6 +61,9 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
         )
     if not config.model:
         raise ValueError('config.model is empty; a recipe takes it from MODEL_CONFIGS.')
+
+
+def _model_can_be_trained(config: ConfigDict) -> None:
     models.from_config(config.model, num_classes=2)  # refuses wrong values itself
     if config.attention != 'auto' and 'transformer' not in config.model:
         raise ValueError(
@@ -126,15 +75,14 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
             f'config.model.classifier is {config.model.classifier!r}, which gives '
             'features of all tokens; training needs token or gap.'
         )
-    size = config.pp.size
-    if size is not None and (
-        len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)
-    ):
-        raise ValueError(
-            f'config.pp.size is {size}; it must be (height, width) in pixels.'
-        )
-    if size is not None or config.pp.crop is not None:
+
+
+def _patches_cover_images(config: ConfigDict) -> None:
+    if config.pp.size is not None or config.pp.crop is not None:
         models.patch_grid(config.model, image_size(config))
+
+
+def _channels_have_their_numbers(config: ConfigDict) -> None:
     for key in ('mean', 'std'):
         values = config.pp[key]
         if values is not None and (
@@ -146,6 +94,9 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 f'config.pp.{key} is {values}; it must be (one number,) or one for '
                 f'each of the {config.pp.channels} channels, and std not 0.'
             )
+
+
+def _crop_fits_resize(config: ConfigDict) -> None:
     if config.pp.resize is not None and image_size(config) != (None, None):
         longest = max(image_size(config))
         if config.pp.resize < longest:
@@ -153,27 +104,9 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
                 f'config.pp.resize is {config.pp.resize}, smaller than the crop of '
                 f'{longest} pixels that is cut from it; it must be at least that.'
             )
-    _check_cache(config)
-    check_fsdp(config, num_devices)
-    if config.frozen:
-        _check_frozen(config)
-    if config.batch is not None:
-        parts = config.accum_steps or 1
-        if config.batch % parts:
-            raise ValueError(
-                f'config.batch is {config.batch}, which config.accum_steps = {parts} '
-                'does not divide.'
-            )
-        if config.batch // parts % num_devices:
-            raise ValueError(
-                f'config.batch is {config.batch}, in config.accum_steps = {parts} '
-                f'parts of {config.batch // parts} images, which the {num_devices} '
-                'devices cannot share equally. Take a batch that is a multiple of '
-                f'{parts * num_devices}.'
-            )
 
 
-def _check_cache(config: ConfigDict) -> None:
+def _cache_can_be(config: ConfigDict) -> None:
     """Raises a ValueError for what no cache of images could be."""
     where, shrink = config.cache.where, config.cache.shrink
     if where is not None and where != 'memory':
@@ -181,7 +114,7 @@ def _check_cache(config: ConfigDict) -> None:
         if '/' not in where and not os.path.isdir(where):
             raise ValueError(
                 f'config.cache.where is {where!r}; it can be memory or a directory, '
-                f'as in ./{where or "cache"}.{nearest(where, ("memory",))}'
+                f'as in ./{where or "cache"}.{did_you_mean(where, ["memory"])}'
             )
         if os.path.exists(where) and not os.path.isdir(where):
             raise ValueError(
@@ -208,18 +141,10 @@ def _check_cache(config: ConfigDict) -> None:
         )
 
 
-def check_fsdp(config: ConfigDict, num_devices: int) -> None:
-    """Raises a ValueError unless fsdp divides the devices."""
-    if num_devices % config.sharding.fsdp:
-        divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
-        raise ValueError(
-            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
-            f'the {num_devices} devices. Take one of {", ".join(map(str, divisors))}.'
-        )
-
-
-def _check_frozen(config: ConfigDict) -> None:
+def _some_learn(config: ConfigDict) -> None:
     """Raises a ValueError unless some parameters are frozen and others can learn."""
+    if not config.frozen:
+        return
     try:
         expression = re.compile(config.frozen)
     except re.error as error:
@@ -234,7 +159,8 @@ def _check_frozen(config: ConfigDict) -> None:
         some = dict.fromkeys(re.sub(r'\d+', '*', scope) for scope in scopes)
         raise ValueError(
             f'config.frozen is {config.frozen!r}, which is found in the name of no '
-            f'parameter.{nearest(config.frozen, names)} There are {", ".join(some)}.'
+            f'parameter.{did_you_mean(config.frozen, names)} There are '
+            f'{", ".join(some)}.'
         )
     if frozen == set(names):
         raise ValueError(
@@ -250,6 +176,49 @@ def _check_frozen(config: ConfigDict) -> None:
             f'config.frozen is {config.frozen!r}, which freezes head/kernel at the '
             'zeros that a new head starts with: nothing before it would learn. Leave '
             'the head out, or keep that of the weights by config.keep_head.'
+        )
+
+
+_RULES = (
+    _trace_is_in_the_run,
+    _patience_has_val,
+    _head_is_from_weights,
+    _data_and_model_are_named,
+    _model_can_be_trained,
+    _patches_cover_images,
+    _channels_have_their_numbers,
+    _crop_fits_resize,
+    _cache_can_be,
+    _some_learn,
+)
+
+
+def check_fsdp(config: ConfigDict, num_devices: int) -> None:
+    """Raises a ValueError unless fsdp divides the devices."""
+    if num_devices % config.sharding.fsdp:
+        divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+        raise ValueError(
+            f'config.sharding.fsdp is {config.sharding.fsdp}, which does not divide '
+            f'the {num_devices} devices. Take one of {", ".join(map(str, divisors))}.'
+        )
+
+
+def _parts_are_shared(config: ConfigDict, num_devices: int) -> None:
+    """Raises a ValueError unless parts of a batch are shared equally by devices."""
+    if config.batch is None:
+        return
+    parts = config.accum_steps or 1
+    if config.batch % parts:
+        raise ValueError(
+            f'config.batch is {config.batch}, which config.accum_steps = {parts} '
+            'does not divide.'
+        )
+    if config.batch // parts % num_devices:
+        raise ValueError(
+            f'config.batch is {config.batch}, in config.accum_steps = {parts} '
+            f'parts of {config.batch // parts} images, which the {num_devices} '
+            'devices cannot share equally. Take a batch that is a multiple of '
+            f'{parts * num_devices}.'
         )
 
 

@@ -8,40 +8,68 @@ from ml_collections import ConfigDict
 
 from vit_jax.optim.groups import _by_name, _like, is_kernel, multipliers
 from vit_jax.optim.schedules import create_learning_rate_schedule
+from vit_jax.words.lookup import lookup
 
 MOMENTUM = 0.9
 
 
-def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns the optimizer: clip by global norm, decay, then SGD or AdamW.
+def sgd(
+    learning_rate: optax.Schedule, config: ConfigDict
+) -> optax.GradientTransformation:
+    """Returns SGD with momentum 0.9 (not Nesterov), kept in `config.optim_dtype`.
 
-    SGD has momentum 0.9 (not Nesterov), kept in `config.optim_dtype`; weight decay
-    adds to its gradient, while AdamW decouples it (Loshchilov & Hutter, 2019).
-    AdamW keeps its first moment in `config.optim_dtype`.
+    Weight decay adds to the gradient.
+    """
+    optimizer = optax.sgd(
+        learning_rate,
+        momentum=MOMENTUM,
+        accumulator_dtype=jnp.dtype(config.optim_dtype),
+    )
+    if not config.weight_decay:
+        return optimizer
+    decay = optax.add_decayed_weights(config.weight_decay, is_kernel)
+    return optax.chain(decay, optimizer)
+
+
+def adamw(
+    learning_rate: optax.Schedule, config: ConfigDict
+) -> optax.GradientTransformation:
+    """Returns AdamW, whose decay is decoupled (Loshchilov & Hutter, 2019).
+
+    Its first moment is kept in `config.optim_dtype`.
+    """
+    return optax.adamw(
+        learning_rate,
+        weight_decay=config.weight_decay,
+        mask=is_kernel,
+        mu_dtype=jnp.dtype(config.optim_dtype),
+    )
+
+
+# (learning rate, configuration) -> what makes updates of clipped gradients.
+OPTIMIZERS = {
+    'sgd': sgd,
+    'adamw': adamw,
+}
+
+
+def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the optimizer: clip by global norm, then one of OPTIMIZERS.
 
     What `config.frozen` finds has no state, is not decayed, and does not count in the
     norm. `config.layer_decay` multiplies the learning rate, and so decoupled decay.
+
+    Raises:
+        ValueError: there is no optimizer of that name.
     """
     learning_rate = create_learning_rate_schedule(
         config.total_steps, config.base_lr, config.decay_type, config.warmup_steps
     )
-    dtype = jnp.dtype(config.optim_dtype)
-    steps = [optax.clip_by_global_norm(config.grad_norm_clip)]
-    if config.optimizer == 'adamw':
-        steps.append(
-            optax.adamw(
-                learning_rate,
-                weight_decay=config.weight_decay,
-                mask=is_kernel,
-                mu_dtype=dtype,
-            )
-        )
-    else:
-        if config.weight_decay:
-            steps.append(optax.add_decayed_weights(config.weight_decay, is_kernel))
-        steps.append(
-            optax.sgd(learning_rate, momentum=MOMENTUM, accumulator_dtype=dtype)
-        )
+    make = lookup(OPTIMIZERS, config.optimizer, 'config.optimizer')
+    steps = [
+        optax.clip_by_global_norm(config.grad_norm_clip),
+        make(learning_rate, config),
+    ]
     optimizer = optax.chain(*steps)
     if not config.frozen and config.layer_decay == 1:
         return optimizer  # its state is that of the runs that knew of neither

@@ -115,12 +115,7 @@ def check(config: ConfigDict, *, num_devices: int = 1) -> None:
             raise ValueError(
                 f'config.{key} is {known[key]}; it must be at least {minimum}.'
             )
-    if config.dtype not in config_lib.COMPUTE_DTYPES:
-        raise ValueError(
-            f'config.dtype is {config.dtype!r}; it can be one of '
-            f'{", ".join(config_lib.COMPUTE_DTYPES)}.'
-            + config_lib.nearest(config.dtype, config_lib.COMPUTE_DTYPES)
-        )
+    config_lib.KEYS['dtype'].check('dtype', config.dtype)
     size = (config.image_size, config.image_size)
     models.patch_grid(models.get_config(config.model_name), size)
     config_lib.check_fsdp(config, num_devices)

@@ -244,7 +244,9 @@ def inherit_numerics(config: ConfigDict, previous: Mapping[str, Any] | None) -> 
     if previous is None and config.pretrained is not None:
         with checkpoint.open(config.pretrained) as weights:
             card = weights.card
-    values = config_lib.follow(config, card, config_lib.flatten(previous or {}))
+    values = config_lib.inherit_numerics(
+        config, card, config_lib.flatten(previous or {})
+    )
     if card is not None:
         _tell('As in the pretrained weights', values)
 
