@@ -12,8 +12,8 @@ from typing import Any
 # Imported when asked for: rules know the networks, which takes JAX, and the help of the
 # command line does not.
 _HOMES = {
-    'GONE': 'keys',
-    'GONE_WHAT': 'keys',
+    'GONE': 'gone',
+    'GONE_WHAT': 'gone',
     'KEYS': 'keys',
     'NUMERICS': 'derived',
     'check': 'rules',

@@ -5,7 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.config.keys import GONE, GONE_WHAT, KEYS, MODEL_KEYS_WITH_NONE
+from vit_jax.config.gone import GONE, GONE_WHAT
+from vit_jax.config.keys import KEYS, MODEL_KEYS_WITH_NONE
 from vit_jax.words.suggest import did_you_mean
 
 
