@@ -36,9 +36,10 @@ def get_config(argument: str) -> ConfigDict:
 def probe(config: ConfigDict) -> None:
     """Makes a linear probe of a recipe."""
     config.frozen = FROZEN
-    if 'transformer' in config.model:  # Mixers have no dropout
-        config.model.transformer.dropout_rate = 0.0
-        config.model.transformer.attention_dropout_rate = 0.0
+    for scope in (config.model, *config.model.values()):
+        for key in scope if isinstance(scope, ConfigDict) else ():
+            if key.endswith('dropout_rate'):
+                scope[key] = 0.0
     config.optimizer = 'sgd'
     config.optim_dtype = 'float32'
     config.weight_decay = 0.0

@@ -79,7 +79,7 @@ def test_through_the_entry_point(npz, tmp_path):
         (['{npz}', '{tmp}/x.npz', '--to=huggingface'], 'is a folder, not a file'),
         (['{tmp}/nothing.npz', '{tmp}/x.npz'], 'There is no'),
         (['{text}', '{tmp}/x.npz'], 'is not an .npz of weights'),
-        (['{mixer}', '{tmp}/x', '--to=huggingface'], 'it is a Mixer'),
+        (['{mixer}', '{tmp}/x', '--to=huggingface'], 'it is of the family MLP-Mixer'),
         (['{npz}', '{npz}/x.npz'], 'model.npz'),
     ],
 )

@@ -58,10 +58,7 @@ def _summary_of(args: argparse.Namespace) -> shape_trace.Summary:
         model = models.get_model(reference, num_classes, **fields)
         return shape_trace.summarize(model, size or (224, 224))
 
-    from flax import traverse_util
-
     from vit_jax import checkpoint
-    from vit_jax.checkpoint import adapt
 
     try:
         model, params, card = checkpoint.load_model(
@@ -72,8 +69,7 @@ def _summary_of(args: argparse.Namespace) -> shape_trace.Summary:
             f'{error} Nor is there a model of that name: python -m vit_jax.models '
             f'lists them.{did_you_mean(reference, names)}'
         ) from error
-    flat = traverse_util.flatten_dict(params, sep='/')
-    channels = flat[adapt.first_kernel(flat)].shape[2]
+    channels = checkpoint.num_channels(params)
     return shape_trace.summarize(model, size or card.image_size, channels)
 
 

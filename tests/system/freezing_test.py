@@ -201,7 +201,9 @@ def test_layers_of_published_models(name, expected):
     params = jax.eval_shape(
         lambda x: model.init(jax.random.key(0), x, train=False), images
     )['params']
-    found = optim.layers(traverse_util.flatten_dict(params, sep='/'))
+    found = optim.layers(
+        traverse_util.flatten_dict(params, sep='/'), models.family_of(model)
+    )
     assert max(found.values()) == found['head/kernel'] == 13
     for prefix, layer in expected.items():
         inside = {i for n, i in found.items() if n.startswith(f'{prefix}/')}

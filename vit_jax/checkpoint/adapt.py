@@ -5,7 +5,7 @@ Pure functions: none of them reads a file or places an array.
 
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -13,15 +13,11 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float
 
-POSEMB = 'Transformer/posembed_input/pos_embedding'
+from vit_jax.models.family import Grid, Shapes
+
 HEAD = ('head/kernel', 'head/bias')
-# What sees the channels of an image: in hybrids, Mixers and Vision Transformers (in a
-# hybrid, embedding/kernel sees those of the ResNet).
-FIRST_KERNELS = ('conv_root/kernel', 'stem/kernel', 'embedding/kernel')
 PRE_LOGITS = ('pre_logits/kernel', 'pre_logits/bias')
 
-Shapes = Mapping[str, tuple[int, ...]]
-Grid = tuple[int, int]
 
 _BLOCK = re.compile(r'(?<=_)\d+(?=/)')
 
@@ -92,11 +88,6 @@ def resize_posembed(
         grid = jax.image.resize(grid, (*new_grid, grid.shape[-1]), kind)
     grid = np.asarray(grid).reshape(math.prod(new_grid), -1)
     return np.concatenate([prefix, grid])[None]
-
-
-def first_kernel(names: Container[str]) -> str | None:
-    """Returns the name of the parameter that sees an image's channels, or None."""
-    return next((name for name in FIRST_KERNELS if name in names), None)
 
 
 def input_channels(

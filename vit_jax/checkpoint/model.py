@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -58,17 +57,11 @@ def load_model(
             )
         outputs = card.num_classes if num_classes is None else num_classes
         model = models.from_config(card.model, num_classes=outputs, dtype=dtype)
-        kernel = shapes.get(adapt.first_kernel(shapes), ())
-        channels = kernel[2] if len(kernel) == 4 else 3
         own, size = card, image_size or card.image_size
         card = dataclasses.replace(card, image_size=size)
-        images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
-        variables = jax.eval_shape(
-            lambda x: model.init(jax.random.key(0), x, train=False), images
-        )
         params = pretrained.fit(
             weights,
-            models.weights(variables),
+            models.weight_shapes(model, size, _channels(shapes)),
             card.model,
             card=own,
             image_size=size,
@@ -102,12 +95,7 @@ def card_of(weights: Weights) -> ModelCard:
                 "is not that of a published model. Name a run's folder, or a file such "
                 'as ViT-B_16.npz.'
             ) from e
-    if 'transformer' in config:
-        # Files of one name exist with and without pre-logits and class token.
-        pre_logits = shapes.get('pre_logits/kernel')
-        config['representation_size'] = pre_logits[-1] if pre_logits else None
-        if models.num_prefix_tokens(config) and 'cls' not in shapes:
-            config['classifier'] = 'gap'
+    config = models.family_of(config).refine(config, shapes)
     try:
         size = architecture.image_size(shapes, config)
     except ValueError as e:
@@ -125,7 +113,12 @@ def card_of(weights: Weights) -> ModelCard:
 def num_channels(params: Mapping[str, Any]) -> int:
     """Returns how many channels the images of a model with these parameters have."""
     flat = traverse_util.flatten_dict(dict(params), sep='/')
-    return np.shape(flat[adapt.first_kernel(flat)])[2]
+    return _channels({name: np.shape(array) for name, array in flat.items()})
+
+
+def _channels(shapes: adapt.Shapes) -> int:
+    kernel = shapes.get(models.input_kernel(shapes), ())
+    return kernel[2] if len(kernel) == 4 else 3
 
 
 def without_head(card: ModelCard) -> ModelCard:

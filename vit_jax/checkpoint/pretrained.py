@@ -121,8 +121,9 @@ def fit(
             count,
             'summed over them' if count == 1 else f'repeated in turn, times 3/{count}',
         )
-    if adapt.POSEMB in wanted:
-        changes[adapt.POSEMB] = _posemb_change(
+    embedding = models.family_of(model_config).position_embedding
+    if embedding in wanted:
+        changes[embedding] = _posemb_change(
             weights.path, found, wanted, model_config, card, image_size
         )
 
@@ -154,9 +155,10 @@ def _check_fit(
 ) -> None:
     """Raises a ValueError with the whole difference unless the two agree."""
     shapes = {name: shape for name, shape in found.items() if name not in dropped}
-    old, posemb = shapes.get(adapt.POSEMB, ()), wanted.get(adapt.POSEMB, ())
+    embedding = models.family_of(model_config).position_embedding
+    old, posemb = shapes.get(embedding, ()), wanted.get(embedding, ())
     if len(old) == len(posemb) == 3 and old[2] == posemb[2]:
-        shapes[adapt.POSEMB] = posemb  # the number of positions may differ
+        shapes[embedding] = posemb  # the number of positions may differ
     shapes |= {name: wanted[name] for name in channels}
     required = {name: shape for name, shape in wanted.items() if name not in new}
     lines = adapt.compare(shapes, required)
@@ -171,7 +173,7 @@ def _check_fit(
 
 def _other_channels(found: adapt.Shapes, wanted: adapt.Shapes) -> dict[str, int]:
     """Returns the kernel to be brought from three to another number of channels."""
-    name = adapt.first_kernel(wanted)
+    name = models.input_kernel(wanted)
     old, new = found.get(name, ()), wanted.get(name, ())
     if len(old) != 4 or len(new) != 4 or old[2] != 3 or new[2] == 3:
         return {}
@@ -228,8 +230,9 @@ def _posemb_change(
     image_size: Sequence[int] | None,
 ) -> Change:
     """Returns the function that brings the position embeddings to the new grid."""
-    prefix = int('cls' in wanted)
-    old, new = found[adapt.POSEMB][1] - prefix, wanted[adapt.POSEMB][1] - prefix
+    family = models.family_of(model_config)
+    old, new = family.num_patches(found), family.num_patches(wanted)
+    prefix = wanted[family.position_embedding][1] - new
     if old == new and image_size is None and card is None:
         return lambda posemb: posemb
     if image_size is None:

@@ -7,8 +7,6 @@ that need a model.
 import os
 import re
 
-import jax
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vit_jax import models
@@ -64,12 +62,7 @@ def _data_and_model_are_named(config: ConfigDict) -> None:
 
 
 def _model_can_be_trained(config: ConfigDict) -> None:
-    models.from_config(config.model, num_classes=2)  # refuses wrong values itself
-    if config.attention != 'auto' and 'transformer' not in config.model:
-        raise ValueError(
-            f'config.attention is {config.attention!r}, but a Mixer has no attention; '
-            "leave it at 'auto'."
-        )
+    models.for_run(config, num_classes=2)  # refuses wrong values itself
     if config.model.get('classifier', 'token') not in ('token', 'gap'):
         raise ValueError(
             f'config.model.classifier is {config.model.classifier!r}, which gives '
@@ -225,11 +218,4 @@ def _parts_are_shared(config: ConfigDict, num_devices: int) -> None:
 def parameter_names(config: ConfigDict) -> list[str]:
     """Returns the names of a model's parameters, as published."""
     size = config.pp.size or (config.pp.crop or largest_crop(config.model, 224),) * 2
-    images = jax.ShapeDtypeStruct((1, *size, config.pp.channels), 'float32')
-    # One block is traced for all: a fraction of a second for any model.
-    model = models.from_config(config.model, num_classes=2, scan_layers=True)
-    variables = jax.eval_shape(
-        lambda images: model.init(jax.random.key(0), images, train=False), images
-    )
-    params = models.unstack(variables['params'])
-    return list(traverse_util.flatten_dict(params, sep='/'))
+    return list(models.parameter_shapes(config.model, 2, size, config.pp.channels))

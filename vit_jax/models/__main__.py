@@ -37,9 +37,9 @@ def rows(pattern: str = '*') -> list[dict]:
 
 def num_params(name: str, num_classes: int, image_size: int) -> int:
     """Returns the number of parameters, without making them."""
-    # One block stands for all of them, which is traced faster.
-    model = zoo.get_model(name, num_classes, scan_layers=True)
-    return num_parameters(parameter_shapes(model, (image_size, image_size)))
+    config = zoo.get_config(name)
+    size = (image_size, image_size)
+    return num_parameters(parameter_shapes(config, num_classes, size))
 
 
 def table(found: list[dict], markdown: bool) -> str:

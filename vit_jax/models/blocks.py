@@ -12,6 +12,8 @@ from vit_jax.models import fields
 from vit_jax.models.attention import ATTENTIONS, MultiHeadDotProductAttention
 from vit_jax.models.layers import INTERMEDIATES, MlpBlock, layer_norm
 
+# Published names of the parts of a block.
+ATTENTION, MLP = 'MultiHeadDotProductAttention_0', 'MlpBlock_0'
 # What the backward pass finds stored; the rest it computes again.
 REMAT_POLICIES = {
     'none': jax.checkpoint_policies.everything_saveable,
@@ -72,14 +74,14 @@ class EncoderBlock(nn.Module):
             options.attention_dropout_rate,
             options.dtype,
             options.attention,
-            name='MultiHeadDotProductAttention_0',
+            name=ATTENTION,
         )
         mlp = MlpBlock(
             options.mlp_dim,
             options.dropout_rate,
             options.dtype,
             options.gelu,
-            name='MlpBlock_0',
+            name=MLP,
         )
         dropout = nn.Dropout(options.dropout_rate, deterministic=not train)
 

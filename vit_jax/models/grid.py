@@ -11,7 +11,7 @@ from vit_jax.models import resnet
 _WITH_CLASS_TOKEN = ('token', 'token_unpooled')
 
 
-def patch_grid(model_config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+def grid_of_patches(model_config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     """Returns the (rows, columns) of patches that a model makes of an image.
 
     Plain models (ViT-*, patches of p×p pixels): p must divide both sides of the image;

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Shaped
 
 from vit_jax.models import fields
 from vit_jax.models.blocks import REMAT_POLICIES, apply_blocks
-from vit_jax.models.grid import patch_grid
+from vit_jax.models.family import WORDS, Facts, Family, Shapes, count_blocks
+from vit_jax.models.grid import grid_of_patches
 from vit_jax.models.layers import (
     HEAD_INITS,
     INTERMEDIATES,
@@ -150,7 +151,7 @@ class MlpMixer(nn.Module):
                 make another number of tokens than the parameters are for.
         """
         fields.check_images(images)
-        rows, columns = patch_grid(self, images.shape[1:3])
+        rows, columns = grid_of_patches(self, images.shape[1:3])
         size = self.patches.size
         stem = nn.Conv(
             self.hidden_dim,
@@ -187,3 +188,67 @@ class MlpMixer(nn.Module):
             return x
         head = Head(self.num_classes, self.head_init, self.head_bias_init, name='head')
         return head(x)
+
+
+_TOKEN_KERNEL = 'token_mixing/Dense_0/kernel'
+
+
+def _facts_of_shapes(shapes: Shapes) -> Facts | None:
+    kernel, depth = shapes.get('stem/kernel', ()), count_blocks(shapes, STEM)
+    if len(kernel) != 4 or not depth:
+        return None
+    tokens, channels = (
+        shapes.get(f'{STEM}_0/{side}_mixing/Dense_0/kernel', (None,))[-1]
+        for side in ('token', 'channel')
+    )
+    return {
+        'width': kernel[-1],
+        'depth': depth,
+        'token MLP width': tokens,
+        'channel MLP width': channels,
+        'patch': tuple(kernel[:2]),
+    }
+
+
+def _facts_of_config(config: Any) -> Facts:
+    return {
+        'width': config['hidden_dim'],
+        'depth': config['num_blocks'],
+        'token MLP width': config['tokens_mlp_dim'],
+        'channel MLP width': config['channels_mlp_dim'],
+        'patch': tuple(config['patches']['size']),
+    }
+
+
+def _config_of_facts(facts: Facts) -> dict[str, Any]:
+    return {
+        'patches': {'size': facts['patch']},
+        'num_blocks': facts['depth'],
+        'hidden_dim': facts['width'],
+        'tokens_mlp_dim': facts['token MLP width'],
+        'channels_mlp_dim': facts['channel MLP width'],
+    }
+
+
+FAMILY = Family(
+    name='MLP-Mixer',
+    module=MlpMixer,
+    stems=(STEM,),
+    after=r'(^|/)(pre_head_layer_norm|pre_logits|head)/',
+    token_kernel=_TOKEN_KERNEL,
+    input_kernels=('stem/kernel',),
+    grid=grid_of_patches,
+    num_patches=lambda shapes: shapes.get(f'{STEM}_0/{_TOKEN_KERNEL}', (0,))[0],
+    facts_of_shapes=_facts_of_shapes,
+    facts_of_config=_facts_of_config,
+    config_of_facts=_config_of_facts,
+    words={
+        **WORDS,
+        'stem': 'patches, each embedded',
+        'token_mixing/Dense_0': 'MLP over tokens, hidden units',
+        'token_mixing/Dense_1': 'MLP over tokens, output',
+        'channel_mixing/Dense_0': 'MLP over channels, hidden units',
+        'channel_mixing/Dense_1': 'MLP over channels, output',
+        'pre_head_layer_norm': 'last LayerNorm',
+    },
+)

@@ -8,7 +8,8 @@ All paddings are SAME: an input side that a stride does not divide is rounded up
 """
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from jaxtyping import Array, Float
 # By what kernels are divided: the population's deviation plus 1e-5, as in the original,
 # or the root of its variance plus 1e-8, as in timm.
 STANDARDIZATIONS = ('deviation', 'variance')
+# A unit's published name up to its number.
+UNIT = r'block\d+/unit'
 
 
 def standardize(
@@ -176,3 +179,13 @@ class ResNetRoot(nn.Module):
 def downscaling(num_layers: Sequence[int]) -> int:
     """Returns by how much the root shrinks a side: 4, and 2 more per later stage."""
     return 4 * 2 ** max(0, len(num_layers) - 1)
+
+
+def num_units(names: Iterable[str]) -> tuple[int, ...]:
+    """Returns the num_layers of the root that has parameters of these names."""
+    units: dict[int, int] = {}
+    for name in names:
+        if match := re.match(r'block(\d+)/unit(\d+)/', name):
+            stage, unit = int(match[1]), int(match[2])
+            units[stage] = max(unit, units.get(stage, 0))
+    return tuple(units[stage] for stage in sorted(units))

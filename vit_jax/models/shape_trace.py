@@ -11,6 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vit_jax.models import families
+from vit_jax.models.family import Family
+from vit_jax.models.variables import variables, weight_shapes
+
 # Operations that count once for every number they give, as in XLA. (Moving, converting
 # and comparing numbers is not counted.)
 # fmt: off
@@ -24,34 +28,6 @@ _REDUCTIONS = frozenset({'reduce_max', 'reduce_min', 'reduce_prod', 'reduce_sum'
 _PRODUCTS = frozenset({'conv_general_dilated', 'dot_general'})
 # Marks a module's scope in the names that JAX keeps with each operation.
 _MARK = '@'
-# What is told once if it comes several times in a row.
-_BLOCK = re.compile(
-    r'(?P<stem>Transformer/encoderblock_|MixerBlock_|block\d+/unit)(?P<number>\d+)'
-)
-
-# The end of a layer's name -> what it does.
-_WORDS = {
-    'embedding': 'patches, each embedded',
-    'stem': 'patches, each embedded',
-    'conv_root': 'first convolution',
-    'cls': 'tokens, the class token first',
-    'Transformer/posembed_input': 'position embedding added',
-    'query': 'queries of each head',
-    'key': 'keys of each head',
-    'value': 'values of each head',
-    'out': 'heads joined',
-    'MlpBlock_0/Dense_0': 'MLP, hidden units',
-    'MlpBlock_0/Dense_1': 'MLP, output',
-    'token_mixing/Dense_0': 'MLP over tokens, hidden units',
-    'token_mixing/Dense_1': 'MLP over tokens, output',
-    'channel_mixing/Dense_0': 'MLP over channels, hidden units',
-    'channel_mixing/Dense_1': 'MLP over channels, output',
-    'Transformer/encoder_norm': 'last LayerNorm',
-    'pre_head_layer_norm': 'last LayerNorm',
-    'pre_logits': 'what the head sees',
-    'head': 'logits',
-}
-_ATTENTION = 'MultiHeadDotProductAttention_0'
 # Where a layer is but the way to its parts: the operations in between.
 _BETWEEN = (
     ({'tanh'}, 'GELU'),
@@ -142,8 +118,6 @@ def summarize(model: Any, image_size: tuple[int, int], channels: int = 3) -> Sum
     import jax.numpy as jnp
     from flax import traverse_util
 
-    from vit_jax.models.variables import variables, weights
-
     image = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
 
     def marked(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -151,27 +125,27 @@ def summarize(model: Any, image_size: tuple[int, int], channels: int = 3) -> Sum
         with jax.named_scope(_MARK + '.'.join(context.module.path)):
             return call(*args, **kwargs)
 
-    initial = jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x, train=False), image
+    flat = traverse_util.flatten_dict(
+        weight_shapes(model, image_size, channels), sep='/'
     )
-    flat = traverse_util.flatten_dict(weights(initial), sep='/')
 
     def forward(flat: Any, x: Any) -> Any:
-        params = traverse_util.unflatten_dict(flat, sep='/')
-        return model.apply(variables(params), x, train=False)
+        weights = traverse_util.unflatten_dict(flat, sep='/')
+        return model.apply(variables(weights), x, train=False)
 
     with nn.intercept_methods(marked):
         trace = jax.make_jaxpr(forward)(flat, image).jaxpr
     # The arguments of the trace, in the order of a dict in JAX.
     names = dict(zip(trace.invars, sorted(flat), strict=False))
+    family = families.family_of(model)
     layers = [
-        _layer(stay, {names[v]: v.aval for v in stay.used if v in names})
+        _layer(family, stay, {names[v]: v.aval for v in stay.used if v in names})
         for stay in _stays(trace)
     ]
     return Summary(
         model=getattr(model, 'model_name', None) or type(model).__name__,
         image=(*image_size, channels),
-        dtype=jnp.dtype(model.dtype).name,
+        dtype=jnp.dtype(getattr(model, 'dtype', None) or 'float32').name,
         layers=tuple(row for row in layers if row.flops or row.parameters or row.what),
     )
 
@@ -278,13 +252,13 @@ def _convolution(
     return int(2 * products * channels * images * features)
 
 
-def _layer(stay: _Stay, own: dict[str, Any]) -> Layer:
+def _layer(family: Family, stay: _Stay, own: dict[str, Any]) -> Layer:
     name = stay.layer or ''.join(own)  # the class token is the model's own parameter
-    if name.endswith(_ATTENTION):
+    if family.attention and name.endswith(family.attention):
         gathered = stay.part or stay.output.shape[-1] != stay.output.shape[-2]
         what = 'values gathered by each head' if gathered else 'attention of each head'
-    elif known := [end for end in _WORDS if f'/{name}'.endswith(f'/{end}')]:
-        what = _WORDS[max(known, key=len)]
+    elif ends := [end for end in family.words if f'/{name}'.endswith(f'/{end}')]:
+        what = family.words[max(ends, key=len)]
     elif own:
         what = ''
     else:
@@ -300,6 +274,14 @@ def _layer(stay: _Stay, own: dict[str, Any]) -> Layer:
         ),
         output_bytes=math.prod(stay.output.shape) * stay.output.dtype.itemsize,
     )
+
+
+def _block() -> str:
+    """Returns a regular expression: what is told once if it comes several times."""
+    families_ = families.known_families()
+    stems = [rf'(?:[^/]+/)*{re.escape(s)}_' for f in families_ for s in f.stems]
+    units = [unit for family in families_ for unit in family.units]
+    return rf'(?P<stem>{"|".join([*stems, *units])})(?P<number>\d+)'
 
 
 def _fold(layers: Sequence[Layer]) -> list[Layer]:
@@ -329,9 +311,10 @@ def _fold(layers: Sequence[Layer]) -> list[Layer]:
 
 def _blocks(layers: Sequence[Layer]) -> Iterator[tuple[re.Match | None, list[Layer]]]:
     """Yields (name of the block or None, its layers), one after another."""
+    pattern = re.compile(_block())
     current, rows = None, []
     for layer in layers:
-        block = _BLOCK.match(layer.name)
+        block = pattern.match(layer.name)
         if rows and (block and block[0]) != (current and current[0]):
             yield current, rows
             rows = []
@@ -343,5 +326,5 @@ def _blocks(layers: Sequence[Layer]) -> Iterator[tuple[re.Match | None, list[Lay
 
 def block_of(layer: Layer) -> str:
     """Returns the name of the block that a layer is in, folded or not, or ''."""
-    match = re.match(f'{_BLOCK.pattern}(…\\d+)?', layer.name)
+    match = re.match(rf'{_block()}(…\d+)?', layer.name)
     return match[0] if match else ''

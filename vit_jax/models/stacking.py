@@ -3,7 +3,8 @@
 Published, and in every file and public function: one subtree per block,
 `Transformer/encoderblock_0/…`, `encoderblock_1/…` (in Mixers `MixerBlock_0/…`). With
 `scan_layers`, inside a training run: one subtree `Transformer/encoderblock/…` whose
-leaves have a leading axis l for the layers. Only the two functions here know both.
+leaves have a leading axis l for the layers. Only the two functions here know both; what
+blocks are called is said by the families (`Family.stems`).
 
 They are pure and take any tree: parameters, gradients, optimizer states that mirror
 them, intermediates; of arrays (also traced ones), numbers or `jax.ShapeDtypeStruct`s.
@@ -20,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-_STACKED = ('encoderblock', 'MixerBlock')
-_BLOCK = re.compile(rf'({"|".join(_STACKED)})_(\d+)')
+from vit_jax.models.families import known_families
+
+
+def _stems() -> list[str]:
+    return [stem for family in known_families() for stem in family.stems]
 
 
 def stack(tree: Any) -> Any:
@@ -45,7 +49,7 @@ def unstack(tree: Any) -> Any:
     lengths = set()
 
     def count(node: dict) -> dict:
-        for stem in _STACKED:
+        for stem in _stems():
             lengths.update(np.shape(x)[0] for x in jax.tree.leaves(node.get(stem))[:1])
         return node
 
@@ -68,7 +72,8 @@ def _map_dicts(convert: Callable[[Mapping], Mapping], tree: Any) -> Any:
 
 
 def _stack_blocks(node: dict) -> dict:
-    matches = [m for key in node if (m := _BLOCK.fullmatch(str(key)))]
+    block = re.compile(rf'({"|".join(map(re.escape, _stems()))})_(\d+)')
+    matches = [m for key in node if (m := block.fullmatch(str(key)))]
     if not matches:
         return node
     stem = matches[0][1]
@@ -91,7 +96,7 @@ def _stack_blocks(node: dict) -> dict:
 
 
 def _unstack_blocks(node: dict, layers: int | None) -> dict:
-    stacked = [stem for stem in _STACKED if stem in node]
+    stacked = [stem for stem in _stems() if stem in node]
     if not stacked:
         return node
     (stem,) = stacked

@@ -32,8 +32,16 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.models import fields
-from vit_jax.models.blocks import REMAT_POLICIES, Block, EncoderBlock, apply_blocks
-from vit_jax.models.grid import num_prefix_tokens, patch_grid
+from vit_jax.models.blocks import (
+    ATTENTION,
+    MLP,
+    REMAT_POLICIES,
+    Block,
+    EncoderBlock,
+    apply_blocks,
+)
+from vit_jax.models.family import WORDS, Facts, Family, Shapes, count_blocks
+from vit_jax.models.grid import grid_of_patches, num_prefix_tokens
 from vit_jax.models.layers import (
     HEAD_INITS,
     INTERMEDIATES,
@@ -43,7 +51,7 @@ from vit_jax.models.layers import (
     layer_norm,
 )
 from vit_jax.models.products import patch_product
-from vit_jax.models.resnet import STANDARDIZATIONS, ResNetRoot
+from vit_jax.models.resnet import STANDARDIZATIONS, UNIT, ResNetRoot, num_units
 
 STEM = 'encoderblock'  # of the blocks' names
 CLASSIFIERS = ('token', 'gap', 'unpooled', 'token_unpooled')
@@ -189,7 +197,7 @@ class VisionTransformer(nn.Module):
             ValueError: if the images are not floats, or patches do not cover them.
         """
         fields.check_images(images)
-        rows, columns = patch_grid(self, images.shape[1:3])
+        rows, columns = grid_of_patches(self, images.shape[1:3])
         x = jnp.asarray(images, self.dtype)
 
         if self.resnet is not None:
@@ -234,3 +242,112 @@ class VisionTransformer(nn.Module):
             return x
         head = Head(self.num_classes, self.head_init, self.head_bias_init, name='head')
         return head(x)
+
+
+POSITION_EMBEDDING = 'Transformer/posembed_input/pos_embedding'
+
+
+def _facts_of_shapes(shapes: Shapes) -> Facts | None:
+    depth = count_blocks(shapes, f'Transformer/{STEM}')
+    if not depth:
+        return None
+    first = f'Transformer/{STEM}_0'
+    kernel = shapes.get('embedding/kernel', (None,) * 4)
+    query = shapes.get(f'{first}/{ATTENTION}/query/kernel', (None,) * 3)
+    mlp = shapes.get(f'{first}/{MLP}/Dense_0/kernel', (None,) * 2)
+    root = shapes.get('conv_root/kernel')
+    return {
+        'width': kernel[-1],
+        'depth': depth,
+        'heads': query[1] if len(query) == 3 else None,
+        'MLP width': mlp[-1],
+        'patch': tuple(kernel[:2]),
+        'ResNet units': num_units(shapes) if root else None,
+        'ResNet width': root[-1] if root else None,
+        'class token': 'cls' in shapes,
+    }
+
+
+def _facts_of_config(config: Any) -> Facts:
+    transformer, root = config['transformer'], config.get('resnet')
+    return {
+        'width': config['hidden_size'],
+        'depth': transformer['num_layers'],
+        'heads': transformer['num_heads'],
+        'MLP width': transformer['mlp_dim'],
+        'patch': tuple(config['patches']['size']),
+        'ResNet units': tuple(root['num_layers']) if root else None,
+        'ResNet width': int(64 * (root.get('width_factor') or 1)) if root else None,
+        'class token': _has_class_token(config),
+    }
+
+
+def _has_class_token(config: Any) -> bool:
+    # The model's own default, where a configuration says nothing.
+    return num_prefix_tokens({'classifier': 'token', **config}) == 1
+
+
+def _config_of_facts(facts: Facts) -> dict[str, Any]:
+    config = {
+        'patches': {'size': facts['patch']},
+        'hidden_size': facts['width'],
+        'transformer': {
+            'num_layers': facts['depth'],
+            'num_heads': facts['heads'],
+            'mlp_dim': facts['MLP width'],
+            'dropout_rate': 0.0,
+            'attention_dropout_rate': 0.0,
+        },
+        'classifier': 'token' if facts['class token'] else 'gap',
+    }
+    if facts['ResNet units'] is not None:
+        width_factor = facts['ResNet width'] / 64
+        units = facts['ResNet units']
+        config['resnet'] = {'num_layers': units, 'width_factor': width_factor}
+    return config
+
+
+def _refine(config: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Files of one name exist with and without pre-logits and class token."""
+    pre_logits = shapes.get('pre_logits/kernel')
+    config = {**config, 'representation_size': pre_logits[-1] if pre_logits else None}
+    if _has_class_token(config) and 'cls' not in shapes:
+        config['classifier'] = 'gap'
+    return config
+
+
+def _num_patches(shapes: Shapes) -> int:
+    embedding = shapes.get(POSITION_EMBEDDING, ())
+    return embedding[1] - ('cls' in shapes) if len(embedding) == 3 else 0
+
+
+FAMILY = Family(
+    name='Vision Transformer',
+    module=VisionTransformer,
+    stems=(STEM,),
+    units=(UNIT,),
+    after=r'(^|/)(encoder_norm|pre_logits|head)/',
+    attention=ATTENTION,
+    position_embedding=POSITION_EMBEDDING,
+    input_kernels=('conv_root/kernel', 'embedding/kernel'),
+    grid=grid_of_patches,
+    num_patches=_num_patches,
+    facts_of_shapes=_facts_of_shapes,
+    facts_of_config=_facts_of_config,
+    config_of_facts=_config_of_facts,
+    refine=_refine,
+    words={
+        **WORDS,
+        'conv_root': 'first convolution',
+        'embedding': 'patches, each embedded',
+        'cls': 'tokens, the class token first',
+        'posembed_input': 'position embedding added',
+        'query': 'queries of each head',
+        'key': 'keys of each head',
+        'value': 'values of each head',
+        'out': 'heads joined',
+        f'{MLP}/Dense_0': 'MLP, hidden units',
+        f'{MLP}/Dense_1': 'MLP, output',
+        'encoder_norm': 'last LayerNorm',
+    },
+)

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from vit_jax import models
+from vit_jax.models.family import Family
 
 
 def is_kernel(params: dict) -> dict:
@@ -20,25 +21,25 @@ def is_kernel(params: dict) -> dict:
     )
 
 
-# Where a parameter is in the network, by its published name; what is named by neither
-# stands before the first block.
-_BLOCK = re.compile(r'(?:^|/)(?:encoderblock|MixerBlock)_(\d+)/')
-_LAST = re.compile(r'(?:^|/)(?:encoder_norm|pre_head_layer_norm|pre_logits|head)/')
-
-
-def layers(names: Iterable[str]) -> dict[str, int]:
+def layers(names: Iterable[str], family: Family) -> dict[str, int]:
     """Returns the layer of each parameter, as layer-wise decay counts them.
 
     0 is everything before the blocks, i + 1 is block i, and what follows the blocks
     has the number of blocks + 1: BEiT (Bao et al., 2022) and MAE (He et al., 2022)
-    count so.
+    count so. A family without blocks is one layer.
+
+    Args:
+        names: of all parameters, as published.
+        family: of the network.
     """
-    names = list(names)
-    blocks = {n: int(m[1]) for n in names if (m := _BLOCK.search(n))}
-    last = max(blocks.values(), default=-1) + 2
+    blocks = {name: family.block_of(name) for name in names}
+    numbers = [block for block in blocks.values() if block is not None]
+    if not numbers:
+        return dict.fromkeys(blocks, 0)
+    last = max(numbers) + 2
     return {
-        name: blocks[name] + 1 if name in blocks else last * bool(_LAST.search(name))
-        for name in names
+        name: last * family.is_after(name) if block is None else block + 1
+        for name, block in blocks.items()
     }
 
 
@@ -48,10 +49,10 @@ def multipliers(config: ConfigDict, names: Iterable[str]) -> dict[str, float]:
     It is layer_decay^(n - i) in layer i of n, see `layers`.
 
     Args:
-        config: its keys frozen and layer_decay.
+        config: its keys model, frozen and layer_decay.
         names: of all parameters, as published.
     """
-    layer = layers(names)
+    layer = layers(names, models.family_of(config.model))
     last = max(layer.values(), default=0)
     return {
         name: 0.0
@@ -65,7 +66,7 @@ def trainable(config: ConfigDict, params: PyTree) -> PyTree | None:
     """Returns which parameters are trained; None: all of them.
 
     Args:
-        config: its key frozen.
+        config: its keys model and frozen.
         params: arrays or shapes, with blocks stacked or not.
 
     Returns:

@@ -268,10 +268,7 @@ def keys_all_hosts_share(config: ConfigDict) -> dict[str, Any]:
 
 def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network as it is trained."""
-    fields = {name: config[name] for name in ('dtype', 'remat', 'scan_layers')}
-    if 'transformer' in config.model:  # a Mixer has no attention
-        fields['attention'] = config.attention
-    return models.from_config(config.model, num_classes=num_classes, **fields)
+    return models.for_run(config, num_classes)
 
 
 def _one_or_each(values: Sequence[float]) -> float | tuple[float, ...]:

@@ -63,6 +63,7 @@ def visualize(args: argparse.Namespace) -> int:
     if args.photos and args.dataset:
         raise ValueError('both photos and --dataset are named: leave one out')
 
+    from vit_jax import models
     from vit_jax.inference.predictor import Predictor
     from vit_jax.visualize import figures, views
 
@@ -89,7 +90,7 @@ def visualize(args: argparse.Namespace) -> int:
             out.write(file, draw(found, name), found)
 
     show(views.filters, figures.filters, 'filters')
-    if 'tokens_mlp_dim' in card.model:
+    if models.family_of(card.model).token_kernel:
         show(views.token_mixing, figures.token_mixing, 'token_mixing')
     show(views.positions, figures.positions, 'position_embeddings')
     try:

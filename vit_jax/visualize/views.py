@@ -6,7 +6,6 @@ MLP-Mixer, is an `Absent`, which says why.
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,16 +14,13 @@ from flax import traverse_util
 from jaxtyping import Float, Int, UInt8
 
 from vit_jax import data, models
-from vit_jax.checkpoint import ModelCard, adapt
+from vit_jax.checkpoint import ModelCard, num_channels
 from vit_jax.inference.predictor import Predictor
 from vit_jax.models import resnet
 from vit_jax.visualize import attention_maps
 from vit_jax.visualize import filters as filters_lib
 from vit_jax.visualize import positions as positions_lib
 
-_WEIGHTS = re.compile(
-    r'Transformer/encoderblock_(\d+)/MultiHeadDotProductAttention_0/attention_weights'
-)
 # What the attention weights of the batches under way may take, in bytes. More layers
 # than fit are computed in several passes.
 _BUDGET = 1 << 30
@@ -77,9 +73,14 @@ def filters(params: Mapping, card: ModelCard, count: int = 28) -> Filters:
         params: of the model, nested.
         card: of the model.
         count: how many components.
+
+    Raises:
+        Absent: nobody knows which they are.
     """
     flat = _flat(params)
-    name = adapt.first_kernel(flat)
+    name = models.input_kernel(flat)
+    if name is None:
+        raise Absent(f'{_name(card)} names no filters that see the image')
     kernel = np.asarray(flat[name])
     if root := card.model.get('resnet'):
         by = dict(root).get('standardize') or 'deviation'
@@ -94,7 +95,8 @@ def positions(params: Mapping, card: ModelCard) -> positions_lib.Similarity:
     Raises:
         Absent: the model has none.
     """
-    embedding = _flat(params).get(adapt.POSEMB)
+    family = models.family_of(card.model)
+    embedding = _flat(params).get(family.position_embedding)
     if embedding is None:
         raise Absent(f'{_name(card)} has no position embeddings')
     grid = models.patch_grid(card.model, card.image_size)
@@ -109,15 +111,19 @@ def token_mixing(
     Raises:
         Absent: the model is no MLP-Mixer.
     """
-    flat = _flat(params)
-    names = [f'MixerBlock_{i}/token_mixing/Dense_0/kernel' for i in range(blocks)]
-    found = {name.partition('/')[0]: flat[name] for name in names if name in flat}
-    if not found:
+    family = models.family_of(card.model)
+    if not family.token_kernel:
         raise Absent(f'{_name(card)} does not mix tokens by an MLP')
     grid = models.patch_grid(card.model, card.image_size)
+    end = f'/{family.token_kernel}'
+    kernels = {
+        name.removesuffix(end): np.asarray(kernel)
+        for name, kernel in _flat(params).items()
+        if name.endswith(end) and family.block_of(name) < blocks
+    }
     return {
-        block: filters_lib.token_mixing(np.asarray(kernel), grid, count)
-        for block, kernel in found.items()
+        block: filters_lib.token_mixing(kernel, grid, count)
+        for block, kernel in kernels.items()
     }
 
 
@@ -127,11 +133,12 @@ def attention_layers(predictor: Predictor) -> list[str]:
     Raises:
         Absent: the model has no attention.
     """
-    matches = map(_WEIGHTS.fullmatch, predictor.feature_names())
-    layers = sorted((int(match[1]), match[0]) for match in matches if match)
+    family = models.family_of(predictor.card.model)
+    end = f'/{family.attention}/attention_weights'
+    layers = [name for name in predictor.feature_names() if name.endswith(end)]
     if not layers:
         raise Absent(f'{_name(predictor.card)} has no attention')
-    return [name for _, name in layers]
+    return sorted(layers, key=family.block_of)
 
 
 def attention(
@@ -202,8 +209,7 @@ def picture(example: data.Example, params: Mapping) -> UInt8[np.ndarray, 'h w 3'
     Raises:
         UndecodableImage: a file that does not decode.
     """
-    flat = _flat(params)
-    channels = flat[adapt.first_kernel(flat)].shape[2]
+    channels = num_channels(params)
     if channels in (1, 3):
         return data.pixels(example['image'], example['name'])
     pixels = data.pixels(example['image'], example['name'], channels)

@@ -267,10 +267,11 @@ def save_huggingface(folder: str | os.PathLike, params: Any, card: ModelCard) ->
     folder, model = pathlib.Path(folder), card.model
     weights = params if isinstance(params, Weights) else TreeWeights(params)
     head, pre_logits = 'head/kernel' in weights, 'pre_logits/kernel' in weights
+    family = models.family_of(model)
     wrong = [
         what
         for what, is_so in {
-            'it is a Mixer': 'tokens_mlp_dim' in model,
+            f'it is of the family {family.name}': family is not models.FAMILIES['vit'],
             'it has a ResNet root': bool(model.get('resnet')),
             'it has no class token': 'cls' not in weights,
             'pre_logits stand before its head': head and pre_logits,
@@ -331,7 +332,7 @@ def save_huggingface(folder: str | os.PathLike, params: Any, card: ModelCard) ->
 
 
 def _timm_family(params: Any, model: Mapping[str, Any]) -> str:
-    if 'tokens_mlp_dim' in model:
+    if models.family_of(model) is models.FAMILIES['mixer']:
         return 'timm Mixer'
     resnet = model.get('resnet')
     if not resnet:
@@ -359,11 +360,12 @@ def _timm_config(card: ModelCard) -> dict[str, Any]:
     """Returns the config.json of a repository of timm."""
     model, (height, width) = card.model, card.image_size
     patch = tuple(model['patches']['size'])
+    is_mixer = models.family_of(model) is models.FAMILIES['mixer']
     args: dict[str, Any] = {'img_size': [height, width]}
     # timm's Mixers take no name of an activation: there, theirs computes exact GELU.
-    if model.get('gelu') != 'exact' and 'tokens_mlp_dim' not in model:
+    if model.get('gelu') != 'exact' and not is_mixer:
         args['act_layer'] = 'gelu_tanh'
-    if 'tokens_mlp_dim' in model:
+    if is_mixer:
         facts = architecture.of_config(model)
         known = [
             name

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.checkpoint import adapt
 from vit_jax.checkpoint.card import ModelCard
 from vit_jax.checkpoint.formats import safetensors
 from vit_jax.checkpoint.weights import TreeWeights, Weights
+from vit_jax.models.vit import POSITION_EMBEDDING
 from vit_jax.models.zoo import google
 
 Shape = tuple[int, ...]
@@ -135,7 +135,7 @@ _TIMM_BLOCKS = [
 ]
 _TIMM_ENDS = [
     Row('cls_token', 'cls', SAME, optional=True),
-    Row('pos_embed', adapt.POSEMB, SAME),
+    Row('pos_embed', POSITION_EMBEDDING, SAME),
     *_pair('patch_embed.proj', 'embedding', CONV),
     *_pair('norm', 'Transformer/encoder_norm', SAME),
     *_pair('pre_logits.fc', 'pre_logits', DENSE, optional=True),
@@ -194,7 +194,7 @@ _MIXER = [
 
 _HF_ENDS = [
     Row('embeddings.cls_token', 'cls', SAME),
-    Row('embeddings.position_embeddings', adapt.POSEMB, SAME),
+    Row('embeddings.position_embeddings', POSITION_EMBEDDING, SAME),
     *_pair('embeddings.patch_embeddings.projection', 'embedding', CONV),
     *_pair('layernorm', 'Transformer/encoder_norm', SAME),
     *_pair('pooler.dense', 'pre_logits', DENSE, optional=True),

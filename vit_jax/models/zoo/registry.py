@@ -13,9 +13,7 @@ from typing import Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from vit_jax.models import fields
-from vit_jax.models.mixer import MlpMixer
-from vit_jax.models.vit import VisionTransformer
+from vit_jax.models import families, fields
 from vit_jax.models.zoo.google import AUGREG_NAMES, SHORT_NAMES, TABLE
 
 
@@ -91,20 +89,21 @@ def from_config(
     """Returns the model of a configuration as in MODEL_CONFIGS, or of a model card.
 
     Args:
-        model_config: the module's fields.
+        model_config: the module's fields, and `family` for another network than a
+            Vision Transformer: see `family_of`.
         num_classes: width of the head; 0 or None for no head.
         **overrides: more fields, such as dtype; they win over the configuration's.
+            dtype, remat, scan_layers and attention may be given, as they are by
+            default, to families that have no such field.
 
     Raises:
         ValueError: if fields are unknown or missing, or a value is not valid.
     """
     values = {**model_config, **overrides}
-    module = MlpMixer if 'tokens_mlp_dim' in values else VisionTransformer
-    known = {
-        field.name: field
-        for field in dataclasses.fields(module)
-        if field.name not in ('parent', 'name', 'num_classes')
-    }
+    family = families.family_of(values)
+    values.pop('family', None)
+    values = families.supported(family, values)
+    known = family.fields()
     for key in values:
         fields.check_one_of('model field', key, known)
     required = [k for k, field in known.items() if field.default is dataclasses.MISSING]
@@ -113,4 +112,18 @@ def from_config(
             f'The model configuration lacks {", ".join(missing)}: it has '
             f'{", ".join(values) or "nothing"}.'
         )
-    return module(num_classes=num_classes, **values)
+    return family.module(num_classes=num_classes, **values)
+
+
+def for_run(config: ConfigDict, num_classes: int | None) -> nn.Module:
+    """Returns the network of a run, computing as the run says.
+
+    Args:
+        config: of the run; its key `model`, and dtype, remat, scan_layers, attention.
+        num_classes: width of the head.
+
+    Raises:
+        ValueError: as `from_config`.
+    """
+    options = {key: config[key] for key in families.COMPUTING}
+    return from_config(config.model, num_classes=num_classes, **options)
