@@ -19,7 +19,7 @@ import tqdm
 
 from vit_jax.checkpoint import model, readers
 from vit_jax.checkpoint.formats import npz
-from vit_jax.checkpoint.ports import repository as hub_card
+from vit_jax.checkpoint.ports import repository
 from vit_jax.checkpoint.weights import Weights
 from vit_jax.command_line import arguments
 
@@ -73,10 +73,8 @@ def convert(
             if to == 'npz':
                 npz.save(path, told)
                 card.save(path.with_suffix('.json'))
-            elif to == 'timm':
-                hub_card.save_timm(path, told, card)
             else:
-                hub_card.save_huggingface(path, told, card)
+                repository.save(path, told, card, to)
         except BaseException:
             if not existed and path.is_dir():
                 shutil.rmtree(path)

@@ -7,7 +7,7 @@ import pytest
 from registry_test import COUNTS
 
 from vit_jax import checkpoint, models
-from vit_jax.checkpoint.ports import repository as hub_card
+from vit_jax.checkpoint.ports import repository, translate
 
 torch = pytest.importorskip('torch')
 
@@ -98,7 +98,7 @@ def test_timm_and_back(timm, tmp_path, case):
 
     # Back, strictly, and bit for bit.
     _, params, card = checkpoint.load_model(folder)
-    hub_card.save_timm(tmp_path / 'x.safetensors', params, card)
+    repository.save(tmp_path / 'x.safetensors', params, card, 'timm')
     state = load_file(tmp_path / 'x.safetensors')
     again = timm.create_model(name, **args)
     again.load_state_dict(state, strict=True)
@@ -106,7 +106,7 @@ def test_timm_and_back(timm, tmp_path, case):
         assert torch.equal(again.state_dict()[key], value), key
 
     # timm makes the model of the repository that we write.
-    hub_card.save_timm(tmp_path / 'ours', params, card)
+    repository.save(tmp_path / 'ours', params, card, 'timm')
     made = timm.create_model(f'local-dir:{tmp_path / "ours"}', pretrained=True).eval()
     close(found, made(as_torch(images)))
 
@@ -127,20 +127,21 @@ def test_timm_mixer_and_back(timm, tmp_path):
     close(found, theirs(as_torch(images)))
 
     _, params, card = checkpoint.load_model(path)
-    hub_card.save_timm(tmp_path / 'y.safetensors', params, card)
+    repository.save(tmp_path / 'y.safetensors', params, card, 'timm')
     again = make()
     again.load_state_dict(load_file(tmp_path / 'y.safetensors'), strict=True)
     for key, value in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
     with pytest.raises(ValueError, match='Mixers of the published sizes only'):
-        hub_card.save_timm(tmp_path / 'repository', params, card)
+        repository.save(tmp_path / 'repository', params, card, 'timm')
 
 
 def test_timm_knows_the_mixers_that_we_write(timm):
+    mixer = next(port for port in translate.PORTS if port.name == 'timm Mixer')
     for name in ('Mixer-S_32', 'Mixer-B_16', 'Mixer-L_16'):
         size = int(name.rpartition('_')[2])
         card = checkpoint.ModelCard(models.get_config(name), 5, (224, 224))
-        config = hub_card._timm_config(card)
+        config = mixer.files(card, None)['config.json']
         theirs = timm.create_model(
             config['architecture'], num_classes=5, **config['model_args']
         )
@@ -164,7 +165,7 @@ def test_transformers_and_back(transformers, tmp_path, activation):
 
     _, params, card = checkpoint.load_model(tmp_path / 'theirs')
     assert card.class_names[4] == 'class 4'
-    hub_card.save_huggingface(tmp_path / 'ours', params, card)
+    repository.save(tmp_path / 'ours', params, card, 'huggingface')
     again, told = transformers.ViTForImageClassification.from_pretrained(
         tmp_path / 'ours', output_loading_info=True
     )
@@ -182,7 +183,7 @@ def test_transformers_prepares_images_as_the_card_says(transformers, tmp_path):
     )  # fmt: skip
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / 'a')
     _, params, card = checkpoint.load_model(tmp_path / 'a')
-    hub_card.save_huggingface(tmp_path / 'b', params, card)
+    repository.save(tmp_path / 'b', params, card, 'huggingface')
     processor = transformers.ViTImageProcessor.from_pretrained(tmp_path / 'b')
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
     found = processor(pixels, return_tensors='np')['pixel_values'][0]

@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from vit_jax.checkpoint import references
 from vit_jax.checkpoint.formats import npz, original
-from vit_jax.checkpoint.ports import repository as hub_card
+from vit_jax.checkpoint.ports import repository
 from vit_jax.checkpoint.weights import Weights
 
 
@@ -24,7 +24,7 @@ def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
     """
     path = references.resolve(reference, best=best)
     if path.suffix == '.safetensors' or any(path.glob('*.safetensors')):
-        return hub_card.open_port(path)
+        return repository.open_port(path)
     if checkpoint := original.find(path):
         return original.OriginalWeights(checkpoint)
     return npz.NpzWeights(path)

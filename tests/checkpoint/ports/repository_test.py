@@ -12,7 +12,7 @@ from translate_test import golden_params, timm_arrays
 from vit_jax import checkpoint, models
 from vit_jax.checkpoint import ModelCard
 from vit_jax.checkpoint.formats import npz, safetensors
-from vit_jax.checkpoint.ports import repository as hub_card
+from vit_jax.checkpoint.ports import repository
 from vit_jax.checkpoint.weights import TreeWeights
 
 HF = GOLDEN / 'hf_vit'
@@ -201,14 +201,14 @@ def test_there_and_back(golden, tmp_path, name, place, fields):
     params, card = golden_card(golden, name, **fields)
     if place == 'huggingface' and name not in ('vit_token', 'vit_tiny_legacy'):
         with pytest.raises(ValueError, match="transformers' ViT cannot be this model"):
-            hub_card.save_huggingface(tmp_path / place, params, card)
+            repository.save(tmp_path / place, params, card, 'huggingface')
         return
     if place == 'timm' and name in ('hybrid_r50like', 'mixer'):
         with pytest.raises(ValueError, match=r'timm (has no hybrid|makes Mixers)'):
-            hub_card.save_timm(tmp_path / place, params, card)
+            repository.save(tmp_path / place, params, card, 'timm')
         return
-    save = hub_card.save_huggingface if place == 'huggingface' else hub_card.save_timm
-    save(tmp_path / place, params, card)
+    library = 'huggingface' if place == 'huggingface' else 'timm'
+    repository.save(tmp_path / place, params, card, library)
     weights = checkpoint.open(tmp_path / place)
     assert set(weights) == set(params)
     assert all(np.array_equal(weights[key], params[key]) for key in params)
@@ -232,11 +232,11 @@ def test_there_and_back(golden, tmp_path, name, place, fields):
 def test_features_alone(golden, tmp_path):
     params, card = golden_card(golden, 'vit_token_rep')
     with pytest.raises(ValueError, match='pre_logits stand before its head'):
-        hub_card.save_huggingface(tmp_path / 'x', params, card)
+        repository.save(tmp_path / 'x', params, card, 'huggingface')
     bare = TreeWeights(
         {k: x for k, x in dict(params).items() if not k.startswith('head/')}
     )
-    hub_card.save_huggingface(tmp_path / 'x', bare, card)
+    repository.save(tmp_path / 'x', bare, card, 'huggingface')
     names = safetensors.entries(tmp_path / 'x/model.safetensors')
     assert 'pooler.dense.weight' in names
     assert 'layernorm.weight' in names

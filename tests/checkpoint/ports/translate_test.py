@@ -10,9 +10,10 @@ from flax import traverse_util
 from vit_jax import models
 from vit_jax.checkpoint import architecture
 from vit_jax.checkpoint.formats import npz, safetensors
-from vit_jax.checkpoint.ports import translate as ports
+from vit_jax.checkpoint.ports import translate
 from vit_jax.checkpoint.weights import TreeWeights
 
+PORTS = {port.name: port for port in translate.PORTS}
 TIMM = GOLDEN / 'timm_vit.safetensors'
 HF = GOLDEN / 'hf_vit'
 
@@ -43,7 +44,7 @@ def logits(weights, images, **numerics):
     [(TIMM, 'timm_vit_io.npz', 1e-6), (HF, 'hf_vit/io.npz', 1e-12)],
 )
 def test_equals_the_library(golden, path, io, epsilon):
-    weights = ports.PortWeights(path, num_heads=3)
+    weights = translate.PortWeights(path, num_heads=3)
     arrays = golden(io)
     expected = arrays['outputs/logits']
     found = logits(weights, arrays['inputs/images'], gelu='exact', norm_epsilon=epsilon)
@@ -73,8 +74,8 @@ def test_there_and_back(golden, tmp_path, name, family):
     query = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel'
     heads = params[query].shape[1] if query in params else None
     path = tmp_path / 'x.safetensors'
-    safetensors.save(path, ports.arrays(TreeWeights(params), family, prefix=''))
-    weights = ports.PortWeights(path, num_heads=heads)
+    safetensors.save(path, translate.arrays(TreeWeights(params), PORTS[family]))
+    weights = translate.PortWeights(path, num_heads=heads)
     assert set(weights) == set(params)
     for key, array in params.items():
         assert weights.shape(key) == array.shape
@@ -91,8 +92,10 @@ def test_root_without_stages(tmp_path):
     images = np.zeros((1, 64, 64, 3), np.float32)
     params = jax.jit(model.init)(jax.random.key(0), images)['params']
     family = 'timm hybrid without stages'
-    safetensors.save(tmp_path / 'x.safetensors', ports.arrays(params, family))
-    weights = ports.PortWeights(tmp_path / 'x.safetensors', num_heads=3)
+    safetensors.save(
+        tmp_path / 'x.safetensors', translate.arrays(TreeWeights(params), PORTS[family])
+    )
+    weights = translate.PortWeights(tmp_path / 'x.safetensors', num_heads=3)
     for key, array in traverse_util.flatten_dict(params, sep='/').items():
         assert np.array_equal(weights[key], array)
 
@@ -100,10 +103,10 @@ def test_root_without_stages(tmp_path):
 def test_both_generations_are_one(golden, tmp_path):
     params = golden_params(golden, 'vit_token')
     found = []
-    for family, prefix in (('Hugging Face ViT', 'vit.'), ('Hugging Face ViT 5', '')):
+    for family in ('Hugging Face ViT', 'Hugging Face ViT 5'):
         path = tmp_path / f'{len(found)}.safetensors'
-        safetensors.save(path, ports.arrays(TreeWeights(params), family, prefix))
-        found.append(ports.PortWeights(path, num_heads=3))
+        safetensors.save(path, translate.arrays(TreeWeights(params), PORTS[family]))
+        found.append(translate.PortWeights(path, num_heads=3))
     assert set(found[0]) == set(found[1]) == set(params)
     assert 'vit.layernorm.weight' in safetensors.entries(tmp_path / '0.safetensors')
     assert 'classifier.weight' in safetensors.entries(tmp_path / '0.safetensors')
@@ -132,7 +135,7 @@ def test_everything_that_is_wrong_is_told_together(tmp_path):
     }
     safetensors.save(path, timm_arrays(**changes))
     with pytest.raises(ValueError, match='not the parameters of a timm ViT') as e:
-        ports.PortWeights(path, num_heads=3)
+        translate.PortWeights(path, num_heads=3)
     message = str(e.value)
     assert message.startswith(str(path))
     for line in (
@@ -148,7 +151,7 @@ def test_everything_that_is_wrong_is_told_together(tmp_path):
 
 def test_wrong_number_of_heads():
     with pytest.raises(ValueError, match=r'misshapen: .*with 5 heads'):
-        ports.PortWeights(TIMM, num_heads=5)
+        translate.PortWeights(TIMM, num_heads=5)
 
 
 def test_no_known_names(tmp_path):
@@ -156,16 +159,17 @@ def test_no_known_names(tmp_path):
     arrays = {'conv1.weight': safetensors.Array(array.dtype, (3,), lambda: array)}
     safetensors.save(tmp_path / 'x.safetensors', arrays)
     with pytest.raises(ValueError, match='no Vision Transformer or Mixer'):
-        ports.PortWeights(tmp_path / 'x.safetensors')
+        translate.PortWeights(tmp_path / 'x.safetensors')
 
 
 def test_parameters_without_a_place(golden):
     params = golden_params(golden, 'hybrid_r50like')
     with pytest.raises(ValueError, match=r'ViT has no place for: .*conv_root'):
-        ports.arrays(TreeWeights(params), 'Hugging Face ViT')
+        translate.arrays(TreeWeights(params), PORTS['Hugging Face ViT'])
 
 
 def test_heads_of_published_models():
-    assert ports.default_heads({'norm.weight': (768,)}) == 12
-    assert ports.default_heads({'vit.layernorm.weight': (1280,)}) == 16
+    timm, hf = PORTS['timm ViT'], PORTS['Hugging Face ViT']
+    assert translate.default_heads({'norm.weight': (768,)}, timm) == 12
+    assert translate.default_heads({'vit.layernorm.weight': (1280,)}, hf) == 16
     assert json.loads((GOLDEN / 'timm_vit.json').read_text())['num_heads'] == 3
