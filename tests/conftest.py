@@ -1,10 +1,8 @@
 """What every test runs under: eight CPU devices, and nothing from the network."""
 
-import atexit
+import importlib.metadata
 import os
 import pathlib
-import shutil
-import tempfile
 
 # Before the first import of jax: how many devices the CPU pretends to be.
 os.environ['XLA_FLAGS'] = (
@@ -13,11 +11,14 @@ os.environ['XLA_FLAGS'] = (
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 # Many tests run the same tiny networks: what one has compiled, in this process, in
-# another worker of pytest or in a command, the others take from here.
+# another worker of pytest or in a command, the others take from here, and so does the
+# next run with the same versions.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    _cache = tempfile.mkdtemp(prefix='vit_jax-test-compiled-')
-    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
+    _versions = '-'.join(
+        importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax')
+    )
+    _cache = pathlib.Path.home() / '.cache' / 'vit_jax-tests' / _versions
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_cache)
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
     os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
@@ -34,6 +35,13 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden'
 # Importing grain defines absl flags, which refuse to be read before a parse.
 if not flags.FLAGS.is_parsed():
     flags.FLAGS(['pytest'])
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Gives each file to one worker, so that what it shares is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture
