@@ -138,7 +138,8 @@ def test_parquet_needs_a_library(run, tmp_path, monkeypatch, capsys):
 def test_after_an_error_all_is_as_before(run, photos, tmp_path, monkeypatch, kind):
     out = tmp_path / f'f{kind}'
     out.write_bytes(b'the old one')
-    (tmp_path / f'.{out.name}.rows').mkdir()  # of a process that was killed
+    leftover = tmp_path / f'.{out.name}.tmp'  # of a process that was killed
+    leftover.touch()
     source = data.open_dataset(str(photos)).source('test')
     predictor = Predictor.load(run)
     real = predictor.outputs
@@ -149,7 +150,7 @@ def test_after_an_error_all_is_as_before(run, photos, tmp_path, monkeypatch, kin
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(predictor, 'outputs', outputs)
-    with pytest.raises(OSError, match=rf"No space left on device: '{out}'"):
+    with pytest.raises(OSError, match=rf'No space left on device while writing {out}'):
         features.write(predictor, source, ['logits'], out)
     assert out.read_bytes() == b'the old one'
     assert list(tmp_path.iterdir()) == [out]

@@ -3,15 +3,13 @@
 import contextlib
 import csv
 import dataclasses
-import errno
 import io
 import itertools
-import json
 import operator
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy as np
 from vit_jax.runtime import extras
 
 if TYPE_CHECKING:
+    from vit_jax import data
     from vit_jax.inference.predictor import Predictor
 
 DEFAULT = 'pre_logits/features'  # what the head sees
@@ -33,6 +32,9 @@ COLUMNS = ('index', 'label', 'name', 'class_names')
 # Numbers of a table in memory at once.
 _AT_ONCE = 1 << 22
 
+# Some examples: index (n,), label (n,), name (n,), and each feature (n …).
+Rows = Mapping[str, np.ndarray]
+
 
 def write(
     predictor: 'Predictor',
@@ -41,10 +43,10 @@ def write(
     out: str | os.PathLike,
     **reading: Any,
 ) -> int:
-    """Writes features of every example of a source; returns of how many.
+    """Writes features of every example of a source; returns their number.
 
-    What is known so far is on the disk, so that memory does not grow with the dataset.
-    The file is there when it is whole; after an error all is as before.
+    Features go to the disk as they come, so that memory does not grow with them. The
+    file is there when it is whole; after an error all is as before.
 
     Args:
         predictor: the model.
@@ -61,58 +63,23 @@ def write(
     from vit_jax.files import atomic  # imports jax
 
     out, kind = check(out, names)
-    with _folder_beside(out) as folder, contextlib.ExitStack() as files:
-        named = _Named(source)
-        columns: dict[str, _Column] = {}
-        name_file = files.enter_context((folder / 'names').open('w+'))
-        longest = 1
-        for row in predictor.outputs(named, names, **reading):
-            for i, (column, values) in enumerate(row.items()):
-                if column not in columns:
-                    path = folder / str(i)
-                    columns[column] = _Column(path, _plain(values), values.shape[1:])
-                    files.callback(columns[column].file.close)
-                columns[column].append(values)
-            for index in row['index'].tolist():
-                name = named.name(index)
-                longest = max(longest, len(name))
-                name_file.write(json.dumps(name) + '\n')
-        found = {name: column.array() for name, column in columns.items()}
-        if not len(found['index']):
+    named = _Named(source)
+
+    def rows() -> Iterator[Rows]:
+        for batch in predictor.outputs(named, names, **reading):
+            own = np.array([named.name(i) for i in batch['index'].tolist()], object)
+            features = {name: _plain(batch[name]) for name in names}
+            yield {'index': batch['index'], 'label': batch['label'], 'name': own} | (
+                features
+            )
+
+    with atomic.replacing(out) as file:
+        some = rows()
+        first = next((batch for batch in some if len(batch['index'])), None)
+        if first is None:
             raise ValueError('there is nothing to write: none of the images decodes')
-        features = {name: found[name] for name in names}
-
-        def lines() -> Iterator[str]:
-            name_file.seek(0)
-            return map(json.loads, name_file)
-
-        with atomic.replacing(out) as file:
-            if kind == '.npy':
-                _write_npy(file, columns[names[0]])
-            elif kind == '.npz':
-                column = _Column(folder / 'U', np.dtype(f'U{longest}'), ())
-                files.callback(column.file.close)
-                for some in _parts(lines(), _AT_ONCE // longest):
-                    column.append(np.array(some))
-                np.savez(
-                    file,
-                    index=found['index'],
-                    label=found['label'],
-                    name=column.array(),
-                    class_names=np.array(source.class_names, str),
-                    **features,
-                )
-            else:
-                flat = {name: x.reshape(len(x), -1) for name, x in features.items()}
-                classes = [
-                    source.class_names[label]
-                    if 0 <= label < len(source.class_names)
-                    else None
-                    for label in found['label'].tolist()
-                ]
-                table = _Table(lines(), found['label'], classes, flat)
-                (_write_csv if kind == '.csv' else _write_parquet)(file, table)
-        return len(found['index'])
+        batches = itertools.chain([first], some)
+        return _WRITERS[kind](file, _Images(batches, names, source.class_names))
 
 
 def check(out: str | os.PathLike, names: Sequence[str]) -> tuple[pathlib.Path, str]:
@@ -159,141 +126,169 @@ class _Named:
         return self._source[index]['name'] if name is None else name
 
 
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Returns an array of a type that a program without bfloat16 can read."""
+    known = array.dtype.kind in 'iuf' and array.dtype.isbuiltin == 1
+    return array if known else array.astype(np.float32)
+
+
 class _Column:
-    """An array on the disk that grows by rows.
+    """An array on the disk, beside the file that is written, that grows by rows.
 
     A file that grows says when the disk is full; a map of one that has no room is the
     end of the process.
     """
 
-    def __init__(self, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...]):
-        self.file = path.open('wb')
-        self._dtype, self._shape = dtype, shape
-        self._count = 0
+    def __init__(self, path: str, first: np.ndarray):
+        self._file = open(path, 'wb')  # noqa: SIM115
+        self._dtype, self._shape, self._count = first.dtype, first.shape[1:], 0
 
     def append(self, rows: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self._file.write(np.ascontiguousarray(rows).data)
         self._count += len(rows)
 
     def array(self) -> np.ndarray:
         """Returns all rows; they are read from the disk when they are used."""
-        self.file.close()  # and tell if something could not be written
+        self._file.flush()
         shape = (self._count, *self._shape)
-        if not self._count:
-            return np.zeros(shape, self._dtype)
-        return np.memmap(self.file.name, self._dtype, 'r', shape=shape)
+        return np.memmap(self._file.name, self._dtype, 'r', shape=shape)
 
-
-def _plain(array: np.ndarray) -> np.dtype:
-    """Returns the type that a program without bfloat16 can read."""
-    known = array.dtype.kind in 'iuf' and array.dtype.isbuiltin == 1
-    return array.dtype if known else np.dtype(np.float32)
-
-
-def _parts(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Yields lists of at most so many values, of at least one."""
-    values = iter(values)
-    while some := list(itertools.islice(values, max(1, size))):
-        yield some
+    def close(self) -> None:
+        self._file.close()
+        os.unlink(self._file.name)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Table:
-    """One row for each image: name, label, class, and all numbers.
+class _Images:
+    """Images with their features, some at a time, as tables have them.
 
     Attributes:
-        names: of the images.
-        labels: of the images.
-        classes: of the images, by name; None: unknown.
-        features: each as (n, d).
+        batches: of all of them.
+        names: of the features.
+        class_names: by label.
     """
 
-    names: Iterator[str]
-    labels: np.ndarray
-    classes: Sequence[str | None]
-    features: Mapping[str, np.ndarray]
+    batches: Iterator[Rows]
+    names: Sequence[str]
+    class_names: Sequence[str]
 
-    def header(self) -> list[str]:
+    def flat(self, rows: Rows) -> list[np.ndarray]:
+        """Returns each feature as (n, d)."""
+        return [rows[name].reshape(len(rows[name]), -1) for name in self.names]
+
+    def header(self, rows: Rows) -> list[str]:
         """Returns the columns: f0, f1, … of one feature, name/0, … of several."""
-        several = len(self.features) > 1
         return ['name', 'label', 'class'] + [
-            f'{name}/{i}' if several else f'f{i}'
-            for name, array in self.features.items()
+            f'{name}/{i}' if len(self.names) > 1 else f'f{i}'
+            for name, array in zip(self.names, self.flat(rows), strict=True)
             for i in range(array.shape[1])
         ]
 
-    def parts(self, at_once: int) -> Iterator[tuple[list[str], slice]]:
-        """Yields the names of some rows, and which these are, by their numbers."""
-        width = sum(array.shape[1] for array in self.features.values())
-        start = 0
-        for names in _parts(self.names, at_once // width):
-            yield names, slice(start, start + len(names))
-            start += len(names)
+    def classes(self, rows: Rows) -> list[str | None]:
+        """Returns the class of each image by name; None: unknown."""
+        known = dict(enumerate(self.class_names))
+        return [known.get(label) for label in rows['label'].tolist()]
 
-
-def _write_npy(file: BinaryIO, column: _Column) -> None:
-    # np.save does not tell that the disk is full, but how many numbers went to it.
-    header = np.lib.format.header_data_from_array_1_0(column.array())
-    np.lib.format.write_array_header_1_0(file, header)
-    with open(column.file.name, 'rb') as rows:
-        shutil.copyfileobj(rows, file)
-
-
-def _write_csv(file: BinaryIO, table: _Table) -> None:
-    text = io.TextIOWrapper(
-        file, encoding='utf-8', errors='surrogateescape', newline='', write_through=True
-    )
-    writer = csv.writer(text)
-    writer.writerow(table.header())
-    for names, rows in table.parts(_AT_ONCE // 16):
-        # As few digits as say which number it is.
-        numbers = [x[rows].astype(str) for x in table.features.values()]
-        writer.writerows(
-            [name, label, known, *row]
-            for name, label, known, row in zip(
-                names,
-                table.labels[rows].tolist(),
-                table.classes[rows],
-                np.concatenate(numbers, axis=1).tolist(),
-                strict=True,
-            )
-        )
-    text.detach()
-
-
-def _write_parquet(file: BinaryIO, table: _Table) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    header = table.header()
-    types = [pa.string(), pa.from_numpy_dtype(table.labels.dtype), pa.string()]
-    for array in table.features.values():
-        types += [pa.from_numpy_dtype(array.dtype)] * array.shape[1]
-    schema = pa.schema(zip(header, types, strict=True))
-    # A dictionary of numbers of which no two are equal would be larger than they are.
-    with parquet.ParquetWriter(file, schema, use_dictionary=['class']) as writer:
-        for names, rows in table.parts(_AT_ONCE):
-            # What is no text in a file name is written as Python does.
-            text = [name.encode('utf-8', 'backslashreplace').decode() for name in names]
-            columns = [text, table.labels[rows], table.classes[rows]]
-            for array in table.features.values():
-                columns += list(np.ascontiguousarray(array[rows].T))
-            arrays = map(pa.array, columns, types)
-            writer.write_table(pa.Table.from_arrays(list(arrays), schema=schema))
+    def in_groups(self) -> Iterator[Rows]:
+        """Yields as many rows at once as there may be numbers in memory."""
+        waiting: dict[str, np.ndarray] = {}
+        for rows in self.batches:
+            waiting = {
+                name: np.concatenate([waiting[name], x]) if waiting else x
+                for name, x in rows.items()
+            }
+            size = max(1, _AT_ONCE // sum(x.shape[1] for x in self.flat(waiting)))
+            while len(waiting['index']) >= size:
+                yield {name: x[:size] for name, x in waiting.items()}
+                waiting = {name: x[size:] for name, x in waiting.items()}
+        if len(waiting['index']):
+            yield waiting
 
 
 @contextlib.contextmanager
-def _folder_beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives an empty folder on the same disk as a file, and removes it."""
-    # One fixed name: what a killed process left is overwritten, not collected.
-    folder = out.with_name(f'.{out.name}.rows')
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT) and str(out) not in str(e):
-            raise OSError(e.errno, e.strerror, str(out)) from e
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _on_disk(file: BinaryIO, images: _Images) -> Iterator[dict[str, np.ndarray]]:
+    """Gives all rows, features as arrays on the disk, which go afterwards."""
+    with contextlib.ExitStack() as stack:
+        columns: dict[str, _Column] = {}
+        rest: dict[str, list] = {name: [] for name in COLUMNS[:3]}
+        for batch in images.batches:
+            for i, name in enumerate(images.names):
+                if name not in columns:
+                    columns[name] = _Column(f'{file.name}.{i}', batch[name])
+                    stack.callback(columns[name].close)
+                columns[name].append(batch[name])
+            for name, parts in rest.items():
+                parts.append(batch[name])
+        yield {name: np.concatenate(parts) for name, parts in rest.items()} | {
+            name: column.array() for name, column in columns.items()
+        }
+
+
+def _write_npz(file: BinaryIO, images: _Images) -> int:
+    with _on_disk(file, images) as arrays:
+        arrays['name'] = arrays['name'].astype(str)
+        np.savez(file, class_names=np.array(images.class_names, str), **arrays)
+        return len(arrays['index'])
+
+
+def _write_npy(file: BinaryIO, images: _Images) -> int:
+    with _on_disk(file, images) as arrays:
+        (array,) = (arrays[name] for name in images.names)
+        # np.save does not tell that the disk is full, but how many numbers went to it.
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        with open(array.filename, 'rb') as rows:
+            shutil.copyfileobj(rows, file)
+        return len(array)
+
+
+def _write_csv(file: BinaryIO, images: _Images) -> int:
+    text = io.TextIOWrapper(
+        file, encoding='utf-8', errors='surrogateescape', newline='', write_through=True
+    )
+    writer, count = csv.writer(text), 0
+    for rows in images.batches:
+        if not count:
+            writer.writerow(images.header(rows))
+        # As few digits as say which number it is.
+        numbers = np.concatenate([x.astype(str) for x in images.flat(rows)], axis=1)
+        columns = rows['name'], rows['label'].tolist(), images.classes(rows)
+        for name, label, known, row in zip(*columns, numbers.tolist(), strict=True):
+            writer.writerow([name, label, known, *row])
+        count += len(numbers)
+    text.detach()
+    return count
+
+
+def _write_parquet(file: BinaryIO, images: _Images) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    count = 0
+    with contextlib.ExitStack() as stack:
+        for rows in images.in_groups():
+            # What is no text in a file name is written as Python does.
+            text = [
+                n.encode('utf-8', 'backslashreplace').decode() for n in rows['name']
+            ]
+            columns = [pa.array(text, pa.string()), pa.array(rows['label'])]
+            columns.append(pa.array(images.classes(rows), pa.string()))
+            for array in images.flat(rows):
+                columns += map(pa.array, np.ascontiguousarray(array.T))
+            table = pa.Table.from_arrays(columns, images.header(rows))
+            if not count:
+                # A dictionary of numbers of which no two are equal would be larger.
+                writer = stack.enter_context(
+                    parquet.ParquetWriter(file, table.schema, use_dictionary=['class'])
+                )
+            writer.write_table(table)
+            count += len(table)
+    return count
+
+
+_WRITERS: dict[str, Callable[..., int]] = {
+    '.npz': _write_npz,
+    '.npy': _write_npy,
+    '.csv': _write_csv,
+    '.parquet': _write_parquet,
+}
