@@ -18,7 +18,8 @@ from vit_jax import checkpoint
 from vit_jax.checkpoint import ModelCard
 from vit_jax.data.images import ops
 from vit_jax.export import __main__ as export
-from vit_jax.export import preprocessing
+from vit_jax.export import onnx as onnx_lib
+from vit_jax.export import options, preprocessing
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / 'scripts/run_exported.py'
@@ -338,7 +339,7 @@ def test_the_card_travels_along(model_dir, tmp_path, capsys):
 def test_weights_that_are_too_large_for_inside(
     model_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(export, 'MAX_INSIDE', 1000)
+    monkeypatch.setattr(options, 'MAX_INSIDE', 1000)
     assert command(model_dir, tmp_path / 'out') == 0
     assert (tmp_path / 'out/model.safetensors').exists()
     size = (tmp_path / 'out/model.stablehlo').stat().st_size
@@ -418,7 +419,7 @@ def test_no_space(model_dir, weights, tmp_path):
     limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));'
     done = subprocess.run(
         [sys.executable, '-W', 'error', '-c',
-         f'{limit} from vit_jax import export; import sys; sys.exit(export.main())',
+         f'{limit} from vit_jax.export import __main__ as m; import sys; sys.exit(m.main())',
          model_dir, tmp_path / 'out', '--weights', weights],
         capture_output=True, text=True, check=False,
         env={**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': '0'},
@@ -473,7 +474,7 @@ def test_onnx(config, preprocessing, weights, tmp_path):
     options += ['--output', 'probabilities', '--output', 'logits']
     assert command(reference, out, *options) == 0
     told = json.loads((out / 'model.json').read_text())['source']['export']
-    assert told['opset'] == export.OPSET
+    assert told['opset'] == onnx_lib.OPSET
     assert {told['file'], 'model.json'} == {path.name for path in out.iterdir()}
     session = onnxruntime.InferenceSession(str(out / 'model.onnx'))
     for n in (1, 3, 8):

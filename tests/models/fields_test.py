@@ -20,15 +20,6 @@ def test_other_dtypes_are_errors(dtype):
         fields.compute_dtype(dtype)
 
 
-def test_unknown_suggests_without_regard_to_case():
-    error = fields.unknown('size', 'BASE', ['base', 'large'])
-    assert str(error) == (
-        "Unknown size 'BASE'. Did you mean base? Expected one of base, large."
-    )
-    error = fields.unknown('size', 'xyz', ['base', 'large'])
-    assert str(error) == "Unknown size 'xyz'. Expected one of base, large."
-
-
 def test_frozen_is_hashable_and_knows_no_lists():
     fields_of_json = fields.frozen('resnet', {'num_layers': [2, 1]}, ['num_layers'])
     fields_of_python = fields.frozen('resnet', {'num_layers': (2, 1)}, ['num_layers'])

@@ -19,6 +19,7 @@ from typing import Any
 from vit_jax import models
 from vit_jax.checkpoint import class_names as imagenet
 from vit_jax.checkpoint import references
+from vit_jax.words.suggest import unknown
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def parse(stem: str) -> Training:
     before, dashes, after = stem.partition('--')
     key, *words = before.split('-')
     if key not in models.AUGREG_NAMES:
-        raise models.fields.unknown('model of AugReg', key, models.AUGREG_NAMES)
+        raise unknown('model of AugReg', key, models.AUGREG_NAMES)
     values = _fields(stem, words, _PRETRAINING)
     fine_tuning = None
     if dashes:
@@ -187,7 +188,7 @@ def recommended(key: str, directory: str | os.PathLike = '') -> str:
     if chosen := _best_on_i21k(key, os.fspath(directory)):
         return chosen
     if key not in RECOMMENDED:
-        raise models.fields.unknown('model of AugReg', key, RECOMMENDED)
+        raise unknown('model of AugReg', key, RECOMMENDED)
     return RECOMMENDED[key]
 
 

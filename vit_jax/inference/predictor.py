@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Shaped
 from vit_jax import checkpoint, data, models
 from vit_jax.checkpoint import ModelCard
 from vit_jax.data.datasets.photos import Photos
-from vit_jax.models import fields
 from vit_jax.models.layers import INTERMEDIATES
 from vit_jax.runtime import sharding
 from vit_jax.tasks import task_of
+from vit_jax.words.suggest import check_one_of
 
 # Batches on the devices at once: one that computes and one that arrives.
 _IN_FLIGHT = 2
@@ -153,7 +153,7 @@ class Predictor:
                     'the model has no head (num_classes is 0), so it gives features '
                     'but no classes'
                 )
-            fields.check_one_of('output', name, known)
+            check_one_of('output', name, known)
         batches = data.eval_batches(
             source,
             batch=-(-min(batch, len(source)) // self.mesh.size) * self.mesh.size,

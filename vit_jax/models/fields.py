@@ -1,14 +1,14 @@
 """Checks of what users pass to the models, and what they are told."""
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from vit_jax.words import suggest
+from vit_jax.words.suggest import check_one_of
 
 # The forms of GELU. All weights that Google published were trained with the tanh
 # approximation; PyTorch's ports compute the exact one (erf), which is one reason why
@@ -17,15 +17,6 @@ GELUS = ('tanh', 'exact')
 # Of LayerNorm in the original and in timm; Hugging Face's ViT has 1e-12.
 NORM_EPSILON = 1e-6
 DTYPES = ('float32', 'bfloat16', 'float16')
-
-
-def unknown(what: str, found: Any, valid: Iterable[str]) -> ValueError:
-    """Returns the error for a name that is none of the valid ones."""
-    valid = list(valid)
-    meant = suggest.did_you_mean(str(found), valid, count=5)
-    return ValueError(
-        f'Unknown {what} {found!r}.{meant} Expected one of {", ".join(valid)}.'
-    )
 
 
 def numerics(gelu: str | None, norm_epsilon: float | None) -> tuple[str, float]:
@@ -37,13 +28,6 @@ def numerics(gelu: str | None, norm_epsilon: float | None) -> tuple[str, float]:
             f'norm_epsilon is {norm_epsilon!r}, expected a positive number'
         )
     return gelu or GELUS[0], norm_epsilon or NORM_EPSILON
-
-
-def check_one_of(what: str, found: Any, valid: Iterable[str]) -> None:
-    """Raises a ValueError unless the value is one of the valid ones."""
-    valid = list(valid)
-    if found not in valid:
-        raise unknown(what, found, valid)
 
 
 def compute_dtype(dtype: Any) -> np.dtype:

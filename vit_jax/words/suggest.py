@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def nearest(
@@ -30,3 +31,19 @@ def did_you_mean(
     """Returns ' Did you mean …?' for the nearest names, or '' where none is near."""
     names = nearest(name, known, count=count, cutoff=cutoff)
     return f' Did you mean {" or ".join(names)}?' if names else ''
+
+
+def unknown(what: str, found: Any, valid: Iterable[str]) -> ValueError:
+    """Returns the error for a name that is none of the valid ones."""
+    valid = list(valid)
+    meant = did_you_mean(str(found), valid, count=5)
+    return ValueError(
+        f'Unknown {what} {found!r}.{meant} Expected one of {", ".join(valid)}.'
+    )
+
+
+def check_one_of(what: str, found: Any, valid: Iterable[str]) -> None:
+    """Raises a ValueError unless the value is one of the valid ones."""
+    valid = list(valid)
+    if found not in valid:
+        raise unknown(what, found, valid)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.models import families, fields
 from vit_jax.models.zoo.google import AUGREG_NAMES, SHORT_NAMES, TABLE
+from vit_jax.words.suggest import unknown
 
 
 class _Configs(Mapping):
@@ -60,7 +61,7 @@ def get_config(name: str) -> ConfigDict:
     """
     name = SHORT_NAMES.get(name, name)
     if name not in TABLE:
-        raise fields.unknown('model', name, TABLE)
+        raise unknown('model', name, TABLE)
     return TABLE[name].config(name)
 
 
