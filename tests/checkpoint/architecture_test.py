@@ -1,9 +1,8 @@
 """Recognising networks by the shapes and the names of their files."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import forward
 from flax import traverse_util
 
 from vit_jax import models
@@ -11,12 +10,7 @@ from vit_jax.checkpoint import architecture
 
 
 def shapes_of(name):
-    model = models.get_model(name, num_classes=3)
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x, train=False), images
-    )['params']
-    flat = traverse_util.flatten_dict(params, sep='/')
+    flat = models.parameter_shapes(models.get_config(name), 3, (224, 224))
     return {name: leaf.shape for name, leaf in flat.items()}
 
 
@@ -51,7 +45,7 @@ def test_configuration_from_shapes_of_an_unknown_size(golden):
             num_classes=len(params['head/bias']),
         )
         tree = traverse_util.unflatten_dict(params, sep='/')
-        logits = model.apply({'params': tree}, arrays['inputs/images'])
+        logits = forward(model, tree, arrays['inputs/images'])
         np.testing.assert_allclose(logits, arrays['outputs/logits'], atol=1e-5)
     with pytest.raises(ValueError, match='not the weights'):
         architecture.config_of_weights({'a/kernel': (3, 4)})

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from conftest import forward
 from flax import serialization, traverse_util
 
 from vit_jax import checkpoint, models
@@ -52,8 +53,8 @@ def test_loads_as_a_model(tmp_path, with_orbax):
         assert jax.tree.all(jax.tree.map(np.array_equal, found, params))
         assert card.model['model_name'] == 'testing'
         assert card.image_size == (32, 32)
-        expected = model.apply({'params': params}, images)
-        assert np.array_equal(loaded.apply({'params': found}, images), expected)
+        expected = forward(model, params, images)
+        assert np.array_equal(forward(loaded, found, images), expected)
 
 
 def test_fine_tunes_from_it(tmp_path):

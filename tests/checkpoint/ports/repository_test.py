@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, forward
 from flax import traverse_util
 from translate_test import golden_params, timm_arrays
 
@@ -20,7 +20,7 @@ HF = GOLDEN / 'hf_vit'
 
 def logits(loaded, images):
     model, params, _ = loaded
-    return model.apply({'params': params}, images)
+    return forward(model, params, images)
 
 
 def assert_close(found, expected):
@@ -223,8 +223,8 @@ def test_there_and_back(golden, tmp_path, name, place, fields):
         images = golden(f'{name}.npz')['inputs/images']
         tree = traverse_util.unflatten_dict(dict(params), sep='/')
         original = models.from_config(card.model, num_classes=card.num_classes)
-        expected = original.apply({'params': tree}, images)
-        found = model.apply({'params': tree}, images)
+        expected = forward(original, tree, images)
+        found = forward(model, tree, images)
         if place != 'timm' or not fields:  # timm's epsilon is always 1e-6
             assert np.array_equal(found, expected)
 

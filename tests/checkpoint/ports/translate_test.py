@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, forward
 from flax import traverse_util
 
 from vit_jax import models
@@ -36,7 +36,7 @@ def logits(weights, images, **numerics):
     model = models.from_config(
         config, num_classes=shapes['head/bias'][0], dtype='float32', **numerics
     )
-    return model.apply({'params': tree(weights)}, images)
+    return forward(model, tree(weights), images)
 
 
 @pytest.mark.parametrize(
