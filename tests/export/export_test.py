@@ -419,8 +419,8 @@ def test_no_space(model_dir, weights, tmp_path):
     limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));'
     done = subprocess.run(
         [sys.executable, '-W', 'error', '-c',
-         f'{limit} import sys; from vit_jax.export.__main__ import main; sys.exit(main())',
-         model_dir, tmp_path / 'out', '--weights', weights],
+         f'{limit} import sys; from vit_jax.export.__main__ import main; '
+         'sys.exit(main())', model_dir, tmp_path / 'out', '--weights', weights],
         capture_output=True, text=True, check=False,
         env={**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': '0'},
     )  # fmt: skip
