@@ -23,7 +23,7 @@ class Toy(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        x = nn.Conv(self.width, (3, 3), strides=2, name='stem')(images)
+        x = nn.Conv(self.width, (3, 3), strides=2, name='layer_1')(images)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, name='norm')(x))
         return nn.Dense(self.num_classes, name='head')(x.mean(axis=(1, 2)))
 

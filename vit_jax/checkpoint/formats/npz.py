@@ -33,7 +33,8 @@ from vit_jax.files import atomic
 # A trainer's state keeps the parameters below one of these, or one in another.
 _WRAPPERS = ('opt/target/', 'optimizer/target/', 'target/', 'params/')
 _GROUP_NORM = re.compile(r'(^|/)gn(\d+|_root|_proj)/(scale|bias)$')
-_NUMBERED = re.compile(r'(.*)_\d+', re.DOTALL)
+# A name that Flax made of a class; what others call layer_1 keeps its number.
+_NUMBERED = re.compile(r'([A-Z].*)_\d+', re.DOTALL)
 
 # The largest published file has 2.5 GB. Deflate reaches 1032:1 at the very best, and
 # published files are not compressed at all.
@@ -224,7 +225,7 @@ def save(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
 def translate(names: Iterable[str]) -> list[str]:
     """Returns today's names for old ones, in the same order.
 
-    Within each scope, children `<stem>_<number>` are counted anew per stem, in
+    Within each scope, children `<Class>_<number>` are counted anew per class, in
     natural order (10 after 9): `MlpBlock_3` becomes `MlpBlock_0`. Today's names
     stay as they are.
     """
