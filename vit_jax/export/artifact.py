@@ -79,7 +79,7 @@ def export(
                 'dtype': images[1],
             },
             'preprocessing': options.preprocessing,
-            'dtype': str(predictor.model.dtype),
+            'dtype': str(getattr(predictor.model, 'dtype', 'float32')),
         }
         source = {**predictor.card.source, 'export': written}
         dataclasses.replace(predictor.card, source=source).save(folder / 'model.json')

@@ -81,7 +81,11 @@ class Predictor:
         model, params, card = checkpoint.load_model(
             reference, best=best, image_size=image_size
         )
-        model = model.clone(dtype=dtype or card.source.get('dtype', 'float32'))
+        model = models.from_config(
+            card.model,
+            num_classes=model.num_classes,
+            dtype=dtype or card.source.get('dtype', 'float32'),
+        )
         return cls(model, params, card)
 
     def predict(self, image: Any, top_k: int = 5) -> list[tuple[str, float]]:
@@ -206,7 +210,7 @@ class Predictor:
             models.variables(params), images, train=False, mutable=[INTERMEDIATES]
         )
         # `sow` makes a tuple of one.
-        sown = traverse_util.flatten_dict(state[INTERMEDIATES], sep='/')
+        sown = traverse_util.flatten_dict(state.get(INTERMEDIATES, {}), sep='/')
         outputs = {name: x for name, (x,) in sown.items()}
         if self.model.num_classes:
             outputs['logits'] = result

@@ -1,6 +1,7 @@
 """What a report says: from a run directory to the values that the page shows."""
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -92,13 +93,14 @@ def model_part(predictor: Predictor) -> dict[str, Any]:
     traced = shape_trace.summarize(
         predictor.model, card.image_size, num_channels(params)
     )
-    pictures = [('Filters', drawing.svg(figures.filters(views.filters(params, card)),
-                                        'filters'))]  # fmt: skip
-    try:
-        positions = figures.positions(views.positions(params, card))
-        pictures.append(('Position embeddings', drawing.svg(positions, 'positions')))
-    except views.Absent:
-        pass
+    pictures = []
+    for title, view, draw, name in (
+        ('Filters', views.filters, figures.filters, 'filters'),
+        ('Position embeddings', views.positions, figures.positions, 'positions'),
+    ):
+        with contextlib.suppress(views.Absent):
+            figure = draw(view(params, card))
+            pictures.append((title, drawing.svg(figure, name)))
     return {
         'image_size': '\N{MULTIPLICATION SIGN}'.join(map(str, card.image_size)),
         'num_classes': card.num_classes,
