@@ -179,25 +179,25 @@ def _mixer() -> Iterator[Published]:
 _AUGREG_I21K = 'i21k-300ep-lr_0.001-'
 _AUGREG_I1K = 'i1k-300ep-lr_0.001-'
 _FINE_TUNE = '--imagenet2012-steps_20k-'
+_REGULARIZATION = {
+    'none': 'aug_none-wd_0.03-do_0.0-sd_0.0',
+    'light1': 'aug_light1-wd_0.03-do_0.0-sd_0.0',
+    'light1-wd': 'aug_light1-wd_0.1-do_0.0-sd_0.0',
+    'none-wd': 'aug_none-wd_0.1-do_0.0-sd_0.0',
+    'light0-sd': 'aug_light0-wd_0.03-do_0.1-sd_0.1',
+    'medium1': 'aug_medium1-wd_0.03-do_0.0-sd_0.0',
+    'medium1-wd': 'aug_medium1-wd_0.1-do_0.0-sd_0.0',
+    'medium1-sd': 'aug_medium1-wd_0.1-do_0.1-sd_0.1',
+    'medium2': 'aug_medium2-wd_0.03-do_0.0-sd_0.0',
+    'medium2-wd': 'aug_medium2-wd_0.1-do_0.0-sd_0.0',
+    'medium2-sd': 'aug_medium2-wd_0.1-do_0.1-sd_0.1',
+    'strong1-wd': 'aug_strong1-wd_0.1-do_0.0-sd_0.0',
+    'strong2-sd': 'aug_strong2-wd_0.1-do_0.1-sd_0.1',
+}
 
 
 def _augreg() -> Iterator[Published]:
     """Steiner et al. 2021: the recommended files, and those that timm has."""
-    regularization = {
-        'none': 'aug_none-wd_0.03-do_0.0-sd_0.0',
-        'light1': 'aug_light1-wd_0.03-do_0.0-sd_0.0',
-        'light1-wd': 'aug_light1-wd_0.1-do_0.0-sd_0.0',
-        'none-wd': 'aug_none-wd_0.1-do_0.0-sd_0.0',
-        'light0-sd': 'aug_light0-wd_0.03-do_0.1-sd_0.1',
-        'medium1': 'aug_medium1-wd_0.03-do_0.0-sd_0.0',
-        'medium1-wd': 'aug_medium1-wd_0.1-do_0.0-sd_0.0',
-        'medium1-sd': 'aug_medium1-wd_0.1-do_0.1-sd_0.1',
-        'medium2': 'aug_medium2-wd_0.03-do_0.0-sd_0.0',
-        'medium2-wd': 'aug_medium2-wd_0.1-do_0.0-sd_0.0',
-        'medium2-sd': 'aug_medium2-wd_0.1-do_0.1-sd_0.1',
-        'strong1-wd': 'aug_strong1-wd_0.1-do_0.0-sd_0.0',
-        'strong2-sd': 'aug_strong2-wd_0.1-do_0.1-sd_0.1',
-    }
     # Key, model, data, regularization, timm's name of the pre-training ('' for none),
     # then fine-tunes: learning rate, resolution, timm's name, accuracy.
     i21k, i1k = _AUGREG_I21K, _AUGREG_I1K
@@ -250,7 +250,7 @@ def _augreg() -> Iterator[Published]:
           ('0.01', 384, 'vit_base_patch16_384', None)]),
     ]  # fmt: skip
     for key, model, data, regularized, timm, fine_tunes in rows:
-        stem = f'vit_models/augreg/{key}-{data}{regularization[regularized]}'
+        stem = f'vit_models/augreg/{key}-{data}{_REGULARIZATION[regularized]}'
         on_i21k = data == _AUGREG_I21K
         yield Published(
             model,
