@@ -6,28 +6,19 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, forward
 from flax import traverse_util
+from port_files import HF, TIMM, golden_params, timm_arrays
 
 from vit_jax import models
 from vit_jax.checkpoint import architecture
-from vit_jax.checkpoint.formats import npz, safetensors
+from vit_jax.checkpoint.formats import safetensors
 from vit_jax.checkpoint.ports import translate
 from vit_jax.checkpoint.weights import TreeWeights
 
 PORTS = {port.name: port for port in translate.PORTS}
-TIMM = GOLDEN / 'timm_vit.safetensors'
-HF = GOLDEN / 'hf_vit'
 
 
 def tree(weights):
     return traverse_util.unflatten_dict(dict(weights), sep='/')
-
-
-def golden_params(golden, name):
-    arrays = golden(f'{name}.npz')
-    params = {k[7:]: x for k, x in arrays.items() if k.startswith('params/')}
-    params = dict(zip(npz.translate(params), params.values(), strict=True))
-    return {k: x.squeeze() if '/gn' in k or k[:3] == 'gn_' else x
-            for k, x in params.items()}  # fmt: skip
 
 
 def logits(weights, images, **numerics):
@@ -83,46 +74,6 @@ def test_there_and_back(golden, tmp_path, name, family):
         assert np.array_equal(weights[key], array)
 
 
-def test_root_without_stages(tmp_path):
-    import jax
-
-    model = models.get_model(
-        'R+ViT-Ti_16', 5, hidden_size=12, transformer={'num_heads': 3, 'num_layers': 1}
-    )
-    images = np.zeros((1, 64, 64, 3), np.float32)
-    params = jax.jit(model.init)(jax.random.key(0), images)['params']
-    family = 'timm hybrid without stages'
-    safetensors.save(
-        tmp_path / 'x.safetensors', translate.arrays(TreeWeights(params), PORTS[family])
-    )
-    weights = translate.PortWeights(tmp_path / 'x.safetensors', num_heads=3)
-    for key, array in traverse_util.flatten_dict(params, sep='/').items():
-        assert np.array_equal(weights[key], array)
-
-
-def test_both_generations_are_one(golden, tmp_path):
-    params = golden_params(golden, 'vit_token')
-    found = []
-    for family in ('Hugging Face ViT', 'Hugging Face ViT 5'):
-        path = tmp_path / f'{len(found)}.safetensors'
-        safetensors.save(path, translate.arrays(TreeWeights(params), PORTS[family]))
-        found.append(translate.PortWeights(path, num_heads=3))
-    assert set(found[0]) == set(found[1]) == set(params)
-    assert 'vit.layernorm.weight' in safetensors.entries(tmp_path / '0.safetensors')
-    assert 'classifier.weight' in safetensors.entries(tmp_path / '0.safetensors')
-
-
-def timm_arrays(**changes):
-    """Returns the golden's arrays, changed; None removes one."""
-    arrays = {k: safetensors.read(e) for k, e in safetensors.entries(TIMM).items()}
-    arrays |= changes
-    return {
-        k: safetensors.Array(x.dtype, x.shape, lambda x=x: x)
-        for k, x in arrays.items()
-        if x is not None
-    }
-
-
 def test_everything_that_is_wrong_is_told_together(tmp_path):
     path = tmp_path / 'x.safetensors'
     changes = {
@@ -173,3 +124,11 @@ def test_heads_of_published_models():
     assert translate.default_heads({'norm.weight': (768,)}, timm) == 12
     assert translate.default_heads({'vit.layernorm.weight': (1280,)}, hf) == 16
     assert json.loads((GOLDEN / 'timm_vit.json').read_text())['num_heads'] == 3
+
+
+@pytest.mark.parametrize('name', PORTS)
+def test_every_port_is_told_by_its_names(name):
+    port = PORTS[name]
+    names = {row.theirs.format(i=0, s=0, u=0) for row in port.rows}
+    assert port.tell in names
+    assert translate.port_of(names) is port
