@@ -288,7 +288,7 @@ def test_the_run_that_was_finished_is_still_whole(finished, recipe):
 # a checkpoint. Like a full disk, it is the kernel that refuses.
 FULL = """
 import resource
-from vit_jax import metrics
+from vit_jax.training import metrics
 write = metrics.MetricsLog.write
 
 def limited(self, step, values):

@@ -119,7 +119,7 @@ def entry(dtype='F32', shape=(2,), offsets=(0, 8)):
         ({'a': entry(dtype='U32')}, bytes(8), "'a' has dtype U32; expected one of"),
         ({'a': entry(offsets=(0,))}, bytes(8), 'invalid length 1'),
         ({'a': entry(offsets=(8, 16))}, bytes(16), 'invalid offset for tensor `a`'),
-        ({'a': entry(), 'b': entry()}, bytes(8), 'invalid offset for tensor `b`'),
+        ({'a': entry(), 'b': entry()}, bytes(8), 'invalid offset for tensor `[ab]`'),
         ({'a': entry(shape=(True, 2))}, bytes(8), 'invalid type: boolean'),
     ],
 )
