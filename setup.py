@@ -95,7 +95,12 @@ setup(
     packages=[*find_packages(include=['vit_jax', 'vit_jax.*']), 'vit_jax.configs'],
     package_dir={'vit_jax.configs': 'configs'},
     package_data={
-        'vit_jax': ['py.typed', 'checkpoint/imagenet/*.txt', 'report/page.html']
+        'vit_jax': [
+            'py.typed',
+            'checkpoint/imagenet/*.txt',
+            'models/zoo/google_files.csv',
+            'report/page.html',
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -69,6 +69,7 @@ def test_what_the_wheel_holds(wheel):
     }
     expected = {re.sub('^configs/', 'vit_jax/configs/', name) for name in checkout}
     expected |= {'vit_jax/py.typed', 'vit_jax/report/page.html'}
+    expected |= {'vit_jax/models/zoo/google_files.csv'}
     expected |= {f'vit_jax/checkpoint/imagenet/imagenet{n}k.txt' for n in (1, 21)}
     found = {name for name in names if '.dist-info/' not in name}
     assert found == expected
