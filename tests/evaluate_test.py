@@ -192,7 +192,7 @@ def test_everything_is_written(run, tmp_path, capsys):
     found = command(capsys, path, '--out', out)
     assert {file.name for file in out.iterdir()} == {
         *('metrics.json', 'predictions.csv', 'mistakes.csv', 'per_class.csv'),
-        *('confusion.csv', 'confusion.png', 'calibration.png'),
+        *('predictions.npz', 'confusion.csv', 'confusion.png', 'calibration.png'),
         *(['mistakes.png'] if found['accuracy'] < 1 else []),
     }
     assert json.loads((out / 'metrics.json').read_text()) == found
@@ -298,3 +298,49 @@ def test_classes_of_imagenet_by_any_name():
     assert judgement.label_map(few, names, 1000).tolist() == [517, 134, 0]
     with pytest.raises(ValueError, match='does not know: n99999999'):
         judgement.label_map(('n99999999', ids[0]), names, 1000)
+
+
+def test_predictions_are_a_file(run, photos, tmp_path, capsys):
+    """Everything but the photos follows from it, without model and data."""
+    command = [str(run[0]), '--dataset', str(photos), '--split', 'test']
+    assert evaluate.main([*command, '--out', str(tmp_path / 'a')]) == 0
+    first = capsys.readouterr().out
+    assert evaluate.main([*command, '--json']) == 0
+    as_json = capsys.readouterr().out
+    saved = tmp_path / 'a' / 'predictions.npz'
+    moved = saved.rename(tmp_path / 'mine.npz')
+    assert evaluate.main([str(moved), '--json']) == 0
+    assert capsys.readouterr().out == as_json
+    assert evaluate.main([str(moved), '--out', str(tmp_path / 'b')]) == 0
+    again = capsys.readouterr().out
+
+    def without_files(text):
+        return [line for line in text.splitlines() if str(tmp_path) not in line]
+
+    assert without_files(again) == without_files(first)
+    written = {path.name for path in (tmp_path / 'b').iterdir()}
+    for name in written - {'predictions.npz'}:
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in 'ab')
+        assert one == two or name.endswith('.png'), name
+    assert {'metrics.json', 'predictions.csv', 'predictions.npz'} <= written
+    assert 'mistakes.png' not in written
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'version': np.array(2)}, 'version 2 of the format; this vit_jax reads'),
+        ({'format': np.array('other')}, 'holds no predictions'),
+        ({'losses': None}, 'is no whole file of predictions'),
+    ],
+)
+def test_files_that_are_no_predictions(run, photos, tmp_path, capsys, change, message):
+    command = [str(run[0]), '--dataset', str(photos), '--out', str(tmp_path / 'a')]
+    assert evaluate.main([*command, '--split', 'test']) == 0
+    path = tmp_path / 'a' / 'predictions.npz'
+    with np.load(path) as file:
+        arrays = {**file, **change}
+    np.savez(path, **{k: x for k, x in arrays.items() if x is not None})
+    capsys.readouterr()
+    assert evaluate.main([str(path)]) == 2
+    assert message in capsys.readouterr().err

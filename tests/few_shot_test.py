@@ -196,7 +196,7 @@ def test_only_what_is_chosen_is_read(run, photos, monkeypatch):
         data.folder.Files, '__getitem__', lambda s, i: read.append(i) or real(s, i)
     )
     train_split, test_split = source.source('train'), source.source('test')
-    few_shot.judge(predictor, train_split, test_split, shots=[1], seeds=1)
+    few_shot.few_shot_accuracies(predictor, train_split, test_split, shots=[1], seeds=1)
     assert len(read) == 3 + len(test_split)
 
 
@@ -261,7 +261,7 @@ def test_labels_are_read_once(run, photos, monkeypatch):
         dataset.source('train'), dataset.source('test'), shots=[1], seeds=2
     )
     predictor = Predictor.load(run)
-    assert protocol.judge(predictor) == protocol.judge(predictor)
+    assert protocol.accuracies(predictor) == protocol.accuracies(predictor)
     assert len(read) == 2
 
 

@@ -576,7 +576,7 @@ def test_few_shot_on_the_way(photos, tmp_path):
     assert set(told) == {2, 4}
     assert 'few_shot_1_accuracy' not in records[0]
     # The last one is what the command says of the model, on val.
-    rows = few_shot.judge(
+    rows = few_shot.few_shot_accuracies(
         Predictor.load(tmp_path / 'run'),
         data.open_dataset(str(photos)).source('train'),
         data.open_dataset(str(photos)).source('test[:60%]'),

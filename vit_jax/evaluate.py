@@ -6,7 +6,6 @@ keeps what it said of every example: see `judgement`.
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import logging
@@ -36,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog='python -m vit_jax.evaluate',
-        description='Judges a model on every example of a split.',
+        description='Judges a model on every example of a split; or tells again what '
+        'was judged, from the predictions.npz that --out has left.',
     )
     arguments.add_checkpoint(parser)
     arguments.add_dataset(parser)
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--out', metavar='DIR',
         help='write predictions, per-class results, the confusion matrix and the worst '
-        'mistakes to this folder, as CSV, JSON and figures',
+        'mistakes to this folder, as CSV, JSON and figures; and predictions.npz',
     )  # fmt: skip
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
     args = parser.parse_args(argv)
@@ -52,22 +52,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    from vit_jax.inference.predictor import Predictor
+    from vit_jax.evaluation.judgement import Judgement, is_saved
 
-    predictor = Predictor.load(arguments.checkpoint_of(args), best=args.best)
-    asked, judgement = arguments.judgement_of(args, predictor)
-    metrics = judgement.metrics()
+    reference = arguments.checkpoint_of(args)
+    if is_saved(reference):
+        predictor, judgement = None, Judgement.load(reference)
+    else:
+        from vit_jax.inference.predictor import Predictor
+
+        predictor = Predictor.load(reference, best=args.best)
+        judgement = arguments.judgement_of(args, predictor)
+    about, metrics = judgement.about, judgement.metrics()
     if args.out is not None:
         for path in write(
-            judgement, predictor, {**asked, **metrics}, pathlib.Path(args.out)
+            judgement, predictor, {**about, **metrics}, pathlib.Path(args.out)
         ):
             print(path, file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        print(json.dumps(asked | metrics))
+        print(json.dumps({**about, **metrics}))
         return int(judgement.num_skipped > 0)
     print(
         '{checkpoint}: {num_examples} examples of {dataset} {split}: accuracy '
-        '{accuracy:.4f}, loss {loss:.4f}'.format(**asked, **metrics)
+        '{accuracy:.4f}, loss {loss:.4f}'.format(**about, **metrics)
     )
     if 'top_5_accuracy' in metrics:
         print('top-5 accuracy {top_5_accuracy:.4f}'.format(**metrics))
@@ -84,38 +90,22 @@ def _main(args: argparse.Namespace) -> int:
 
 def write(
     judgement: 'Judgement',
-    predictor: 'Predictor',
+    predictor: 'Predictor | None',
     metrics: Mapping[str, Any],
     out: pathlib.Path,
 ) -> list[pathlib.Path]:
-    """Writes all that follows from a judgement to a folder; returns the files.
+    """Writes tables and, where matplotlib is installed, figures; returns the files.
 
-    metrics.json; predictions.csv, mistakes.csv (the most confident first),
-    per_class.csv, confusion.csv (right class, predicted class, how often); and, where
-    matplotlib is installed, confusion.png, calibration.png and mistakes.png.
+    Args:
+        judgement: see `evaluation.tables.write`.
+        predictor: the model; None: without the photos of mistakes.
+        metrics: what metrics.json holds.
+        out: the folder.
     """
+    from vit_jax.evaluation import tables
+
     out = out.expanduser()
-    out.mkdir(parents=True, exist_ok=True)
-    names = judgement.class_names
-    predictions = judgement.predictions()
-    tables = {
-        'predictions': predictions,
-        'mistakes': [predictions[i] for i in judgement.mistakes().tolist()],
-        'per_class': judgement.per_class(),
-        'confusion': [
-            {'label': names[right], 'prediction': names[said], 'count': int(count)}
-            for right, said, count in judgement.confused
-        ],
-    }
-    files = [out / 'metrics.json']
-    files[0].write_text(json.dumps(metrics, indent=1) + '\n')
-    for name, rows in tables.items():
-        files.append(out / f'{name}.csv')
-        with files[-1].open('w', newline='', encoding='utf-8') as file:
-            fields = list(rows[0] if rows else predictions[0])
-            writer = csv.DictWriter(file, fields)
-            writer.writeheader()
-            writer.writerows(rows)
+    files = tables.write(judgement, metrics, out)
     if importlib.util.find_spec('matplotlib') is None:
         log.warning("No figures: they need pip install 'vit_jax[plot]'.")
         return files
@@ -124,6 +114,8 @@ def write(
     for name, figure in judged.all_figures(judgement, predictor).items():
         files.append(out / f'{name}.png')
         drawing.save(figure, files[-1])
+    if predictor is None:
+        log.warning('mistakes.png is left out: its photos take the model and its data.')
     return files
 
 

@@ -26,7 +26,7 @@ from vit_jax.evaluation.few_shot import (
     SHOTS,
     _names,
     check,
-    judge,
+    few_shot_accuracies,
 )
 from vit_jax.words.tables import table
 
@@ -130,7 +130,7 @@ def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
     own = None if args.dataset else card.source.get('train_split')
     train_split = args.train_split or own or 'train'
     test_split = arguments.split_of(args, card, dataset)
-    rows = judge(
+    rows = few_shot_accuracies(
         predictor,
         dataset.source(train_split),
         dataset.source(test_split),

@@ -33,7 +33,7 @@ class Named:
 def said(logits, labels, index=None, n=None):
     """Returns the judgement of such logits (b y)."""
     logits, labels = np.asarray(logits, np.float32), np.asarray(labels)
-    likeliest, probabilities, losses = judgement._said(logits, labels)
+    likeliest, probabilities, losses = judgement._top_classes(logits, labels)
     return judgement.Judgement(
         source=Named(len(labels) if n is None else n),
         class_names=CLASSES[: logits.shape[1]],
@@ -42,6 +42,8 @@ def said(logits, labels, index=None, n=None):
         likeliest=likeliest,
         probabilities=probabilities,
         losses=losses,
+        names=[f'photo {i}' for i in (range(len(labels)) if index is None else index)],
+        num_source=len(labels) if n is None else n,
     )
 
 
@@ -170,13 +172,17 @@ def test_examples_without_labels_are_refused(predictor, photos):
     from vit_jax.data.datasets.photos import Photos
 
     with pytest.raises(ValueError, match='examples without labels'):
-        judgement.judge(predictor, Photos(photos / 'test'), np.arange(3, dtype='int32'))
+        judgement.predict_split(
+            predictor, Photos(photos / 'test'), np.arange(3, dtype='int32')
+        )
 
 
 def test_labels_are_the_models(predictor, photos):
     source = data.open_dataset(str(photos)).source('test')
     order = np.array([2, 0, 1], np.int32)
-    straight = judgement.judge(predictor, source, np.arange(3, dtype=np.int32), batch=4)
-    turned = judgement.judge(predictor, source, order)
+    straight = judgement.predict_split(
+        predictor, source, np.arange(3, dtype=np.int32), batch=4
+    )
+    turned = judgement.predict_split(predictor, source, order)
     np.testing.assert_array_equal(turned.labels, order[straight.labels])
     np.testing.assert_array_equal(turned.predicted, straight.predicted)

@@ -24,7 +24,7 @@ def predictor(photos, tmp_path_factory):
 @pytest.fixture(scope='module')
 def found(predictor, photos):
     source = data.open_dataset(str(photos)).source('test')
-    return judgement.judge(predictor, source, np.arange(3, dtype=np.int32))
+    return judgement.predict_split(predictor, source, np.arange(3, dtype=np.int32))
 
 
 def texts(figure) -> list[str]:

@@ -131,10 +131,8 @@ def split_of(
     )
 
 
-def judgement_of(
-    args: argparse.Namespace, predictor: 'Predictor'
-) -> tuple[dict[str, str], 'Judgement']:
-    """Returns names of what is judged, and the judgement.
+def judgement_of(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement':
+    """Returns the judgement of a model on the split that is named.
 
     Args:
         args: as `vit_jax.evaluate` has them.
@@ -150,19 +148,19 @@ def judgement_of(
     dataset = dataset_of(args, card)
     split = split_of(args, card, dataset)
     source = dataset.source(split)
-    found = judgement.judge(
+    return judgement.predict_split(
         predictor,
         source,
         judgement.label_map(source.class_names, card.class_names, card.num_classes),
         batch=args.batch,
         num_workers=args.num_workers,
         skip_corrupt=args.skip_corrupt,
+        about={
+            'checkpoint': str(checkpoint_of(args)),
+            'dataset': args.dataset or card.source['dataset'],
+            'split': split,
+        },
     )
-    return {
-        'checkpoint': str(checkpoint_of(args)),
-        'dataset': args.dataset or card.source['dataset'],
-        'split': split,
-    }, found
 
 
 def positive(text: str) -> int:

@@ -242,8 +242,10 @@ class Protocol:
         self._check(self._labels, test.labels)
         self._corrupt: set[int] = set()  # among the training images
 
-    def judge(self, predictor: 'Predictor', **reading: Any) -> list[dict[str, Any]]:
-        """Returns what `few_shot` finds on the pre-logits of a model.
+    def accuracies(
+        self, predictor: 'Predictor', **reading: Any
+    ) -> list[dict[str, Any]]:
+        """Returns the results of `few_shot` on the pre-logits of a model.
 
         With `skip_corrupt`, another image of the class takes the place of a training
         image that does not decode.
@@ -303,7 +305,7 @@ class Protocol:
         check(train, test, self._shots, self._seeds, self._l2_reg, names)
 
 
-def judge(
+def few_shot_accuracies(
     predictor: 'Predictor',
     train: 'data.Subset',
     test: 'data.Subset',
@@ -313,9 +315,9 @@ def judge(
     l2_reg: float = L2_REG,
     **reading: Any,
 ) -> list[dict[str, Any]]:
-    """Returns what `Protocol.judge` says of one model; arguments as there."""
+    """Returns what `Protocol.accuracies` says of one model; arguments as there."""
     protocol = Protocol(train, test, shots=shots, seeds=seeds, l2_reg=l2_reg)
-    return protocol.judge(predictor, **reading)
+    return protocol.accuracies(predictor, **reading)
 
 
 def _features(

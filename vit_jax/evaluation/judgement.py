@@ -2,6 +2,12 @@
 
 import dataclasses
 import functools
+import json
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +15,15 @@ from jaxtyping import Float, Float32, Int, Int32
 
 from vit_jax import data
 from vit_jax.checkpoint.class_names import as_named_by
+from vit_jax.files import atomic
+from vit_jax.inference.named import Named
 from vit_jax.inference.predictor import Predictor
 
 # Of each example the likeliest classes that are kept.
 TOP = 5
 # Bins of confidence, all of the same width, as in Guo et al., 2017.
 _BINS = 15
+_FORMAT, _VERSION = 'vit_jax predictions', 1
 # The arrays of a judgement.
 _COLUMNS = ('index', 'labels', 'likeliest', 'probabilities', 'losses')
 
@@ -24,7 +33,7 @@ class Judgement:
     """What a model said of the examples of a split, in the split's order.
 
     Attributes:
-        source: the examples.
+        source: the examples; None where they are not at hand.
         class_names: of the model, by index.
         index: (b,) the examples' places in the source; those that do not decode are
             missing.
@@ -32,15 +41,21 @@ class Judgement:
         likeliest: (b t) the classes that the model finds likeliest, the first first.
         probabilities: (b t) of these.
         losses: (b,) softmax cross-entropy.
+        names: (b,) of the examples.
+        num_source: of the examples, those that do not decode included.
+        about: what is judged: checkpoint, dataset and split; plain JSON.
     """
 
-    source: data.Source
+    source: data.Source | None
     class_names: tuple[str, ...]
     index: Int[np.ndarray, ' b']
     labels: Int[np.ndarray, ' b']
     likeliest: Int[np.ndarray, 'b t']
     probabilities: Float[np.ndarray, 'b t']
     losses: Float[np.ndarray, ' b']
+    names: Sequence[str]
+    num_source: int
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +63,7 @@ class Judgement:
     @property
     def num_skipped(self) -> int:
         """How many examples do not decode."""
-        return len(self.source) - len(self)
+        return self.num_source - len(self)
 
     @property
     def predicted(self) -> Int[np.ndarray, ' b']:
@@ -162,10 +177,7 @@ class Judgement:
         ]
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Returns one row for each example: what it is and what the model said.
-
-        The names are read from the source, which reads the files once more.
-        """
+        """Returns one row for each example: what it is and what the model said."""
         return [self.prediction(i) for i in range(len(self))]
 
     def prediction(self, place: int) -> dict[str, Any]:
@@ -173,7 +185,7 @@ class Judgement:
         i = place
         return {
             'index': int(self.index[i]),
-            'name': self.example(i)['name'],
+            'name': str(self.names[i]),
             'label': self.class_names[self.labels[i]],
             'prediction': self.class_names[self.predicted[i]],
             'probability': float(self.confidence[i]),
@@ -185,8 +197,81 @@ class Judgement:
         """Returns an example by its place in the arrays."""
         return self.source[int(self.index[place])]
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes all but the examples to an .npz, whole or not at all."""
+        with atomic.replacing(path) as file:
+            np.savez(
+                file,
+                format=np.array(_FORMAT),
+                version=np.array(_VERSION),
+                about=np.array(json.dumps(dict(self.about))),
+                num_source=np.array(self.num_source),
+                class_names=np.array(self.class_names, str),
+                names=np.array(self.names, str),
+                **{name: getattr(self, name) for name in _COLUMNS},
+            )
 
-def judge(
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> 'Judgement':
+        """Reads what `save` has written; the examples are not at hand.
+
+        Raises:
+            ValueError: it is no such file, is damaged, or of a newer version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f'{path} is no file of predictions: {error}') from error
+        if str(arrays.pop('format', '')) != _FORMAT:
+            raise ValueError(
+                f'{path} holds no predictions: it was not written by python -m '
+                'vit_jax.evaluate REF --out DIR'
+            )
+        if (version := int(arrays.pop('version', 0))) != _VERSION:
+            raise ValueError(
+                f'{path} has version {version} of the format; this vit_jax reads '
+                f'version {_VERSION}. Update vit_jax, or evaluate again.'
+            )
+        expected = {*_COLUMNS, 'names', 'class_names', 'num_source', 'about'}
+        if arrays.keys() != expected:
+            raise ValueError(
+                f'{path} is no whole file of predictions: expected '
+                f'{", ".join(sorted(expected))}, found {", ".join(sorted(arrays))}'
+            )
+        return cls(
+            source=None,
+            class_names=tuple(arrays.pop('class_names').tolist()),
+            names=arrays.pop('names').tolist(),
+            num_source=int(arrays.pop('num_source')),
+            about=json.loads(str(arrays.pop('about'))),
+            **arrays,
+        )
+
+    def with_source(self, source: data.Source) -> 'Judgement':
+        """Returns the judgement with its examples at hand.
+
+        Raises:
+            ValueError: there are more or fewer of them than were judged.
+        """
+        if len(source) != self.num_source:
+            raise ValueError(
+                f'{source!r} has {len(source)} examples, but {self.num_source} were '
+                'judged: it is another split, or has changed'
+            )
+        return dataclasses.replace(self, source=source)
+
+
+def is_saved(reference: str | os.PathLike) -> bool:
+    """Returns whether a reference is a file that `Judgement.save` has written."""
+    path = pathlib.Path(reference).expanduser()
+    if path.suffix != '.npz' or not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return 'format.npy' in file.namelist()
+
+
+def predict_split(
     predictor: Predictor,
     source: data.Source,
     labels: Int32[np.ndarray, ' y'],
@@ -194,17 +279,19 @@ def judge(
     batch: int = 128,
     num_workers: int = 0,
     skip_corrupt: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> Judgement:
-    """Returns what a model says of every example of a source.
+    """Returns the predictions of a model for every example of a source.
 
     Args:
         predictor: the model.
         source: the examples, with labels.
         labels: the model's index of each class of the source; see
-            `evaluate.label_map`.
+            `label_map`.
         batch: images at once.
         num_workers: as in `data.eval_batches`.
         skip_corrupt: leave out examples that do not decode.
+        about: see `Judgement`.
 
     Raises:
         ValueError: the source has no examples, or none with labels; none decodes.
@@ -212,9 +299,10 @@ def judge(
     if not len(source):
         raise ValueError(f'{source!r} has no examples: name another split')
     card = predictor.card
-    found: dict[str, list] = {name: [] for name in _COLUMNS}
+    named, names = Named(source), []
+    columns_of: dict[str, list] = {name: [] for name in _COLUMNS}
     for out in predictor.outputs(
-        source,
+        named,
         ['logits'],
         batch=batch,
         num_workers=num_workers,
@@ -226,17 +314,24 @@ def judge(
                 'name another split'
             )
         right = labels[out['label']]
-        columns = (out['index'], right, *_said(out['logits'], right))
-        for column, values in zip(found.values(), columns, strict=True):
+        columns = (out['index'], right, *_top_classes(out['logits'], right))
+        for column, values in zip(columns_of.values(), columns, strict=True):
             column.append(values)
-    arrays = {name: np.concatenate(values) for name, values in found.items()}
+        names += [named.name(i) for i in out['index'].tolist()]
+    arrays = {name: np.concatenate(values) for name, values in columns_of.items()}
     if not len(arrays['index']):
         raise ValueError('There is nothing to judge: none of the examples decodes.')
-    names = card.class_names or map(str, range(card.num_classes))
-    return Judgement(source=source, class_names=tuple(names), **arrays)
+    return Judgement(
+        source=source,
+        class_names=tuple(card.class_names or map(str, range(card.num_classes))),
+        names=names,
+        num_source=len(source),
+        about=about or {},
+        **arrays,
+    )
 
 
-def _said(
+def _top_classes(
     logits: Float32[np.ndarray, 'b y'], labels: Int[np.ndarray, ' b']
 ) -> tuple[
     Int[np.ndarray, 'b t'], Float32[np.ndarray, 'b t'], Float32[np.ndarray, ' b']

@@ -5,15 +5,15 @@ import csv
 import dataclasses
 import io
 import itertools
-import operator
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from vit_jax.inference.named import Named
 from vit_jax.runtime import extras
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def write(
     from vit_jax.files import atomic  # imports jax
 
     out, kind = check(out, names)
-    named = _Named(source)
+    named = Named(source)
 
     def rows() -> Iterator[Rows]:
         for batch in predictor.outputs(named, names, **reading):
@@ -98,32 +98,6 @@ def check(out: str | os.PathLike, names: Sequence[str]) -> tuple[pathlib.Path, s
     if kind == '.parquet':
         extras.require('pyarrow', purpose='.parquet', install='pyarrow')
     return out, kind
-
-
-class _Named:
-    """A source that knows the names of what has been read, where threads read it."""
-
-    def __init__(self, source: 'data.Source'):
-        self.class_names = source.class_names
-        self._source = source
-        self._names: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: SupportsIndex) -> 'data.Example':
-        example = self._source[index]
-        self._names[operator.index(index)] = example['name']
-        return example
-
-    def fingerprint(self) -> str:
-        return self._source.fingerprint()
-
-    def name(self, index: int) -> str:
-        """Returns the name of an example, and forgets it."""
-        # Worker processes keep what they have read for themselves.
-        name = self._names.pop(index, None)
-        return self._source[index]['name'] if name is None else name
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -10,9 +10,13 @@ import argparse
 import importlib.resources
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.command_line import arguments
+
+if TYPE_CHECKING:
+    from vit_jax.evaluation.judgement import Judgement
+    from vit_jax.inference.predictor import Predictor
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--out', metavar='FILE', help='default: RUN_DIR/report.html')
     arguments.add_dataset(parser)
     arguments.add_batches(parser)
+    parser.add_argument(
+        '--predictions', metavar='FILE',
+        help='predictions.npz of vit_jax.evaluate --out, instead of judging again',
+    )  # fmt: skip
     args = parser.parse_args(argv)
     return arguments.run('report', lambda: write(args))
 
@@ -90,15 +98,34 @@ def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]
     values = {'which': 'best' if args.best else 'last'}
     values |= contents.model_part(predictor)
     try:
-        asked, judgement = arguments.judgement_of(args, predictor)
+        judgement = _judgement(args, predictor)
     except (ValueError, OSError) as error:
         # The data may be gone; the rest of the report is still worth having.
         if args.dataset or args.split:
             raise
         print(f'report: without judging the model again: {error}', file=sys.stderr)
         return values | {'not_judged': str(error)}, 1
-    values['judged'] = asked | contents.judged_part(predictor, judgement)
+    values['judged'] = {
+        **judgement.about,
+        **contents.judged_part(predictor, judgement),
+    }
     return values, int(judgement.num_skipped > 0)
+
+
+def _judgement(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement':
+    """Returns the predictions that are named, or makes them."""
+    from vit_jax.evaluation.judgement import Judgement
+
+    if args.predictions is None:
+        return arguments.judgement_of(args, predictor)
+    judgement = Judgement.load(args.predictions)
+    if len(judgement.class_names) != predictor.card.num_classes:
+        raise ValueError(
+            f'{args.predictions} has {len(judgement.class_names)} classes, the model '
+            f'{predictor.card.num_classes}: these are the predictions of another one'
+        )
+    dataset = arguments.dataset_of(args, predictor.card)
+    return judgement.with_source(dataset.source(judgement.about['split']))
 
 
 def _number(value: Any) -> str:

@@ -130,7 +130,7 @@ class FewShot:
         """Returns the accuracy for each number of shots."""
         predictor = self._predictor
         predictor.place(sharding.on_this_host(weights, predictor.mesh))
-        rows = self._protocol.judge(predictor, **self._reading)
+        rows = self._protocol.accuracies(predictor, **self._reading)
         predictor.place({})  # they are donated to the next step
         return {f'{row["shots"]}_accuracy': row['mean'] for row in rows}
 

@@ -24,17 +24,17 @@ _COUNTED = 12
 _MISTAKES = 24
 
 
-def all_figures(judgement: Judgement, predictor: Predictor) -> dict[str, Figure]:
+def all_figures(judgement: Judgement, predictor: Predictor | None) -> dict[str, Figure]:
     """Returns the figures of a judgement by name; those that show nothing are left out.
 
     Args:
         judgement: of the model.
-        predictor: the model.
+        predictor: the model; None: without the photos of mistakes.
     """
     found = {'calibration': calibration(judgement)}
     if len(judgement.class_names) <= MAX_DRAWN:
         found['confusion'] = confusion(judgement)
-    if len(judgement.mistakes()):
+    if predictor is not None and len(judgement.mistakes()):
         found['mistakes'] = mistakes(judgement, predictor)
     return found
 
