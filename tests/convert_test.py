@@ -107,7 +107,7 @@ def test_a_repository_from_the_hub_of_before(npz, tmp_path):
 
 MEMORY = """
 import json, sys, time
-from vit_jax import convert
+from vit_jax.checkpoint import conversion
 
 def status(key):
     with open('/proc/self/status') as f:
@@ -117,7 +117,7 @@ before = status('VmRSS')
 with open('/proc/self/clear_refs', 'w') as f:
     f.write('5')  # forget the peak so far
 cpu, wall = time.process_time(), time.perf_counter()
-convert.convert(sys.argv[1], sys.argv[2], sys.argv[3])
+conversion.convert(sys.argv[1], sys.argv[2], sys.argv[3])
 print(json.dumps({'beyond': status('VmHWM') - before,
                   'cpu': time.process_time() - cpu,
                   'wall': time.perf_counter() - wall}))

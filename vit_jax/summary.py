@@ -2,10 +2,13 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from vit_jax.command_line import arguments
-from vit_jax.models import shape_table, shape_trace
 from vit_jax.words.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from vit_jax.models.shape_trace import Summary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--num_classes', type=int,
         help='of a model by name (1000); 0: no head')  # fmt: skip
     parser.add_argument('--dtype', help='of the computation; default: float32')
-    parser.add_argument('--format', choices=shape_table.STYLES,
+    parser.add_argument('--format', choices=('text', 'markdown', 'json'),
         default='text')  # fmt: skip
     parser.add_argument(
         '--all', action='store_true', help='every block, not only the first of equal'
@@ -34,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def command() -> int:
+        from vit_jax.models import shape_table
+
         summary = _summary_of(args)
         # JSON is read by programs, which want every layer under its own name.
         if not args.all and args.format != 'json':
@@ -44,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     return arguments.run('summary', command)
 
 
-def _summary_of(args: argparse.Namespace) -> shape_trace.Summary:
+def _summary_of(args: argparse.Namespace) -> 'Summary':
     """Returns the summary of a published model, or of what can be loaded."""
     from vit_jax import models
+    from vit_jax.models import shape_trace
     from vit_jax.models.zoo import google
 
     reference = arguments.checkpoint_of(args)

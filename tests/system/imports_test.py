@@ -178,3 +178,22 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_rooms_start_light(module, light_without):
     loaded = set(python(f'import sys, {module}; print(*sys.modules)').split())
     assert not {'tensorflow', 'torch', 'clu', *light_without} & loaded
+
+
+@pytest.mark.parametrize(
+    'door', [*DOORS, 'export', 'models', 'report', 'visualize'], ids=str
+)
+def test_help_needs_no_jax(door):
+    if door == 'fine_tuning':
+        pytest.skip('no command')
+    code = f"""
+import runpy, sys
+sys.argv = ['x', '--help']
+try:
+    runpy.run_module('vit_jax.{door}', run_name='__main__')
+except SystemExit:
+    pass
+print(*sys.modules)
+"""
+    loaded = set(python(code).split())
+    assert not {'jax', 'flax', 'grain', 'cv2', 'orbax', 'tensorflow_datasets'} & loaded

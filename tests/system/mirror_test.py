@@ -7,6 +7,7 @@ SOURCES, TESTS = declared.ROOT / 'vit_jax', declared.ROOT / 'tests'
 # Sources without a test of their own, and which one looks at them: through the command
 # that people type, or together with what they are a part of.
 ELSEWHERE = {
+    'checkpoint/conversion.py': 'convert_test.py',
     'checkpoint/ports/port.py': 'checkpoint/ports/translate_test.py',
     'checkpoint/ports/rows.py': 'checkpoint/ports/translate_test.py',
     'checkpoint/readers.py': 'checkpoint/model_test.py',
@@ -33,6 +34,7 @@ ELSEWHERE = {
     'inference/features.py': 'features_test.py',
     'inference/named.py': 'features_test.py',
     'inference/predictor.py': 'predict_test.py',
+    'models/arrays.py': 'training/state_test.py',
     'models/__main__.py': 'system/readme_test.py',
     'models/blocks.py': 'models/vit_test.py',
     'models/cudnn.py': 'models/attention_test.py',
@@ -41,7 +43,6 @@ ELSEWHERE = {
     'models/parameters.py': 'models/zoo/registry_test.py',
     'models/products.py': 'models/vit_test.py',
     'models/shape_table.py': 'summary_test.py',
-    'models/variables.py': 'training/state_test.py',
     'models/zoo/google.py': 'models/zoo/registry_test.py',
     'optim/groups.py': 'system/freezing_test.py',
     'optim/schedules.py': 'optim/optimizer_test.py',

@@ -1,56 +1,49 @@
-"""The networks, by class and by published name."""
+"""The networks, by class and by published name.
 
-from vit_jax.models.families import (
-    FAMILIES,
-    family_of,
-    input_kernel,
-    known_families,
-    patch_grid,
-)
-from vit_jax.models.family import Family
-from vit_jax.models.fields import NORM_EPSILON
-from vit_jax.models.grid import num_prefix_tokens
-from vit_jax.models.mixer import MlpMixer
-from vit_jax.models.parameters import num_parameters, parameter_shapes
-from vit_jax.models.stacking import stack, unstack
-from vit_jax.models.variables import variables, weight_shapes, weights
-from vit_jax.models.vit import VisionTransformer
-from vit_jax.models.zoo.google import AUGREG_NAMES, SHORT_NAMES
-from vit_jax.models.zoo.registry import (
-    AUGREG_CONFIGS,
-    MODEL_CONFIGS,
-    for_run,
-    from_config,
-    get_config,
-    get_model,
-    list_models,
-)
+Imported when asked for: JAX takes seconds, and the help of a command does not need it.
+"""
 
-__all__ = [
-    'AUGREG_CONFIGS',
-    'AUGREG_NAMES',
-    'FAMILIES',
-    'MODEL_CONFIGS',
-    'NORM_EPSILON',
-    'SHORT_NAMES',
-    'Family',
-    'MlpMixer',
-    'VisionTransformer',
-    'family_of',
-    'for_run',
-    'from_config',
-    'get_config',
-    'get_model',
-    'input_kernel',
-    'known_families',
-    'list_models',
-    'num_parameters',
-    'num_prefix_tokens',
-    'parameter_shapes',
-    'patch_grid',
-    'stack',
-    'unstack',
-    'variables',
-    'weight_shapes',
-    'weights',
-]
+import importlib
+from typing import Any
+
+_HOMES = {
+    'AUGREG_CONFIGS': 'zoo.registry',
+    'AUGREG_NAMES': 'zoo.google',
+    'FAMILIES': 'families',
+    'Family': 'family',
+    'MODEL_CONFIGS': 'zoo.registry',
+    'MlpMixer': 'mixer',
+    'NORM_EPSILON': 'fields',
+    'SHORT_NAMES': 'zoo.google',
+    'VisionTransformer': 'vit',
+    'family_of': 'families',
+    'for_run': 'zoo.registry',
+    'from_config': 'zoo.registry',
+    'get_config': 'zoo.registry',
+    'get_model': 'zoo.registry',
+    'input_kernel': 'families',
+    'known_families': 'families',
+    'list_models': 'zoo.registry',
+    'num_parameters': 'parameters',
+    'num_prefix_tokens': 'grid',
+    'parameter_shapes': 'parameters',
+    'patch_grid': 'families',
+    'stack': 'stacking',
+    'unstack': 'stacking',
+    'variables': 'arrays',
+    'weight_shapes': 'arrays',
+    'weights': 'arrays',
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return __all__

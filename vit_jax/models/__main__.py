@@ -5,10 +5,6 @@ import fnmatch
 import json
 import sys
 
-from vit_jax.models.parameters import num_parameters, parameter_shapes
-from vit_jax.models.zoo import google
-from vit_jax.models.zoo import registry as zoo
-from vit_jax.models.zoo.google_files import PUBLISHED
 from vit_jax.words import tables
 
 COLUMNS = ('model', 'parameters', 'file', 'classes', 'pixels', 'twins', 'top-1')
@@ -16,6 +12,9 @@ COLUMNS = ('model', 'parameters', 'file', 'classes', 'pixels', 'twins', 'top-1')
 
 def rows(pattern: str = '*') -> list[dict]:
     """Returns one row per published file whose model, path or twin matches."""
+    from vit_jax.models.zoo import google
+    from vit_jax.models.zoo.google_files import PUBLISHED
+
     found = []
     for row in PUBLISHED:
         names = (row.model, google.short_name(row.model), row.path, *row.twins)
@@ -37,7 +36,10 @@ def rows(pattern: str = '*') -> list[dict]:
 
 def num_params(name: str, num_classes: int, image_size: int) -> int:
     """Returns the number of parameters, without making them."""
-    config = zoo.get_config(name)
+    from vit_jax import models
+    from vit_jax.models.parameters import num_parameters, parameter_shapes
+
+    config = models.get_config(name)
     size = (image_size, image_size)
     return num_parameters(parameter_shapes(config, num_classes, size))
 
@@ -76,7 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = rows(args.pattern)
     if not found:
-        near = ', '.join(zoo.list_models())
+        from vit_jax import models
+
+        near = ', '.join(models.list_models())
         print(f'models: nothing matches {args.pattern!r} among {near}', file=sys.stderr)
         return 2
     if args.format == 'json':

@@ -9,7 +9,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vit_jax.models import families, stacking
-from vit_jax.models.variables import variables, weight_shapes
+from vit_jax.models.arrays import variables, weight_shapes
 from vit_jax.models.zoo.registry import from_config
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vit_jax.models import families
+from vit_jax.models.arrays import variables, weight_shapes
 from vit_jax.models.family import Family
-from vit_jax.models.variables import variables, weight_shapes
 
 # Operations that count once for every number they give, as in XLA. (Moving, converting
 # and comparing numbers is not counted.)

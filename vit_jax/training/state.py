@@ -58,7 +58,7 @@ class TrainState:
         """Returns state 0.
 
         Args:
-            weights: its parameters, and its model's state; see models/variables.py.
+            weights: its parameters, and its model's state; see models/arrays.py.
             optimizer: from `optim.create_optimizer`.
             dtype: of the computation.
         """
@@ -76,7 +76,7 @@ class TrainState:
 
     @property
     def weights(self) -> PyTree:
-        """Parameters and model state as one tree: see models/variables.py."""
+        """Parameters and model state as one tree: see models/arrays.py."""
         return models.weights({'params': self.params, **self.model_state})
 
     def to_saved(self) -> dict[str, PyTree]:
