@@ -106,6 +106,15 @@ def photos(tmp_path_factory):
     return make_photos(tmp_path_factory.mktemp('photos'), train=8, test=5)
 
 
+@pytest.fixture(scope='session')
+def photo() -> np.ndarray:
+    """Smooth colours with an edge, no symmetry, prime sides."""
+    y, x = np.mgrid[:53, :71].astype(np.float64)
+    image = np.stack([3 * x, 4 * y, 255 - 2 * x - y], axis=-1)
+    image[10:20, 30:40] = [255, 0, 0]
+    return image.clip(0, 255).astype(np.uint8)
+
+
 def tiny_config(dataset, **settings):
     """Returns the configuration of a run of a few steps that takes a second."""
     from vit_jax import config as config_lib

@@ -81,7 +81,10 @@ def judged(network, pictures, num_devices: int, **options) -> dict[str, float]:
     mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
     params = jax.device_put(params, sharding.replicated(mesh))
     batches = data.eval_batches(
-        pictures, batch=BATCH, size=(16, 16), num_threads=2, **options
+        pictures,
+        data.Preprocess((16, 16)),
+        batch=BATCH,
+        reading=data.Reading(num_threads=2, **options),
     )
     return accuracy.evaluate(step, params, batches, mesh)
 
@@ -222,7 +225,7 @@ def test_another_folder_with_other_classes_in_another_order(
     by_hand = []
     model, params, _ = checkpoint.load_model(path)
     source = data.open_dataset(str(photos)).source('test')
-    for batch in data.eval_batches(source, batch=15, size=(16, 16)):
+    for batch in data.eval_batches(source, data.Preprocess((16, 16)), batch=15):
         logits = model.apply({'params': params}, batch['image'], train=False)
         right = np.asarray(logits.argmax(-1)) == batch['label']
         by_hand += right[batch['label'] > 0].tolist()

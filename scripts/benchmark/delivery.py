@@ -10,18 +10,17 @@ SETTLE = 1.0
 
 
 def batches(
-    args: argparse.Namespace, source: object, workers: int = 0, **settings
+    args: argparse.Namespace, source: object, workers: int = 0
 ) -> Iterator[dict]:
     """Returns training batches of a source; to be closed."""
     from vit_jax import data
 
     return data.train_batches(
         source,
+        data.Augment((args.size, args.size)),
         batch=args.batch,
-        size=(args.size, args.size),
         seed=0,
-        num_workers=workers,
-        **settings,
+        reading=data.Reading(num_workers=workers),
     )
 
 

@@ -66,7 +66,7 @@ def decoder(args: argparse.Namespace) -> list[dict]:
     """Compares decoders."""
     from PIL import Image
 
-    from vit_jax.data.images import ops
+    from vit_jax.data.images import decoding
 
     source = Photos()
 
@@ -82,7 +82,7 @@ def decoder(args: argparse.Namespace) -> list[dict]:
     return [
         pairs.compare(
             'decode in one thread, against Pillow',
-            lambda: decode_all(ops.decode),
+            lambda: decode_all(decoding.decode),
             lambda: decode_all(with_pillow),
             5 * args.repeats,
         )
@@ -91,19 +91,19 @@ def decoder(args: argparse.Namespace) -> list[dict]:
 
 def pipeline(args: argparse.Namespace) -> list[dict]:
     """Compares the pipeline with the least work it could do."""
-    from vit_jax.data.images import ops
+    from vit_jax.data.images import augment, decoding, ops
     from vit_jax.data.pipeline import available_cores
 
     source = Photos()
     cores = available_cores()
-    crop, resize = ops.RandomCrop(), ops.Resize((args.size, args.size))
+    crop, resize = augment.RandomCrop(), ops.Resize((args.size, args.size))
     pool = concurrent.futures.ThreadPoolExecutor(cores)
 
     def whole(file: bytes, rng: np.random.Generator) -> np.ndarray:
-        return crop(ops.decode(file), rng)
+        return crop(decoding.decode(file), rng)
 
     def in_part(file: bytes, rng: np.random.Generator) -> np.ndarray:
-        return ops.decode(file, box=crop.box(*ops.jpeg_size(file), rng))
+        return decoding.decode(file, box=crop.box(*decoding.jpeg_size(file), rng))
 
     def work(cut: Callable, numbers: range) -> None:
         rng = np.random.default_rng(numbers.start)

@@ -40,7 +40,6 @@ def run_predict(args: argparse.Namespace) -> list[dict]:
     from vit_jax.data.datasets import photos
     from vit_jax.runtime import sharding
 
-    size = (args.size, args.size)
     predictor, bare = new_predictor(args.model, args.size, args.dtype)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +52,10 @@ def run_predict(args: argparse.Namespace) -> list[dict]:
 
         def read() -> Iterator[dict]:
             return data.eval_batches(
-                source, batch=batch, size=size, num_workers=args.workers
+                source,
+                predictor.preprocess,
+                batch=batch,
+                reading=data.Reading(num_workers=args.workers),
             )
 
         rows = sharding.batch_sharding(predictor.mesh)

@@ -16,16 +16,16 @@ import cv2
 import numpy as np
 import processes
 import pytest
+from batches import TRAIN, Pictures, assert_equal, take, train_batches
 from conftest import make_photos, tiny_config
 from PIL import Image
-from pipeline_test import TRAIN, Pictures, assert_equal, take
 
 from vit_jax import config as config_lib
 from vit_jax import data, main, train
 from vit_jax.command_line import recipe as recipe_lib
-from vit_jax.data import cache, pipeline
+from vit_jax.data import cache, decoder
 from vit_jax.data.datasets import folder
-from vit_jax.data.images import ops
+from vit_jax.data.images import decoding
 from vit_jax.runtime import machine
 from vit_jax.training import loop
 
@@ -79,19 +79,17 @@ class TestBatches:
         """Nothing is shrunk, or nothing is as large as that."""
         source = Pictures(20)
         options = TRAIN | {'start': 2, 'resize': resize}
-        expected = take(pipeline.train_batches(source, **options), 6)
+        expected = take(train_batches(source, **options), 6)
         for shrink in (None, 60):
             kept = data.cached(source, where, shrink=shrink)
-            found = pipeline.train_batches(kept, **options, num_workers=num_workers)
+            found = train_batches(kept, **options, num_workers=num_workers)
             assert_equal(take(found, 6), expected)
 
     def test_hosts_share_them(self, where):
         kept = data.cached(Pictures(20), where)
-        (expected,) = take(pipeline.train_batches(Pictures(20), **TRAIN, start=4), 1)
+        (expected,) = take(train_batches(Pictures(20), **TRAIN, start=4), 1)
         for host in range(2):
-            found = pipeline.train_batches(
-                kept, **TRAIN, start=4, host=host, num_hosts=2
-            )
+            found = train_batches(kept, **TRAIN, start=4, host=host, num_hosts=2)
             (half,) = take(found, 1)
             rows = slice(3 * host, 3 * host + 3)
             assert_equal([half], [{k: v[rows] for k, v in expected.items()}])
@@ -103,13 +101,13 @@ class TestBatches:
         kept = data.cached(source, where)
         options = TRAIN | {'num_workers': num_workers}
         skipping = options | {'skip_corrupt': True}
-        expected = take(pipeline.train_batches(source, **skipping), 7)
-        assert_equal(take(pipeline.train_batches(kept, **skipping), 7), expected)
+        expected = take(train_batches(source, **skipping), 7)
+        assert_equal(take(train_batches(kept, **skipping), 7), expected)
         assert sum(batch['skipped'].sum() for batch in expected) > 3
 
         def stopped(source):
             with pytest.raises(Exception, match='does not decode') as error:
-                take(pipeline.train_batches(source, **options), 7)
+                take(train_batches(source, **options), 7)
             return str(error.value)
 
         assert 'picture/' in stopped(kept)
@@ -124,9 +122,9 @@ class TestBatches:
                 return {'image': image, 'label': index % 2, 'name': ''}
 
         options = TRAIN | {'channels': channels}
-        expected = take(pipeline.train_batches(Arrays(12), **options), 2)
+        expected = take(train_batches(Arrays(12), **options), 2)
         kept = data.cached(Arrays(12), where, channels=channels)
-        assert_equal(take(pipeline.train_batches(kept, **options), 2), expected)
+        assert_equal(take(train_batches(kept, **options), 2), expected)
         smaller = data.cached(Arrays(12), where, channels=channels, shrink=10)
         assert smaller[0]['image'].shape == (10, 13, channels)
 
@@ -152,9 +150,9 @@ class TestShrink:
         file = io.BytesIO()
         corners.resize((803, 601), Image.Resampling.BICUBIC).save(file, kind)
         example = {'image': file.getvalue(), 'label': 0, 'name': ''}
-        image, size = cache.Decoder(shrink=50)(example)
+        image, size = decoder.Decoder(shrink=50)(example)
         assert (image.shape, size) == ((50, 67, 3), (601, 803))
-        full = ops.decode(file.getvalue()).astype(np.float32)
+        full = decoding.decode(file.getvalue()).astype(np.float32)
         expected = cv2.resize(full, (67, 50), interpolation=cv2.INTER_AREA)
         difference = np.abs(image - expected)
         assert difference.mean() < (1.5 if kind == 'JPEG' else 0.3)
@@ -170,9 +168,9 @@ class TestShrink:
                 return {'image': image, 'label': 0, 'name': ''}
 
         options = TRAIN | {'min_area': 0.3}
-        expected = take(pipeline.train_batches(Smooth(20), **options), 5)
+        expected = take(train_batches(Smooth(20), **options), 5)
         kept = data.cached(Smooth(20), where, shrink=60)
-        found = take(pipeline.train_batches(kept, **options), 5)
+        found = take(train_batches(kept, **options), 5)
         for one, other in zip(found, expected, strict=True):
             # A pixel of the smaller image is worth two levels.
             assert np.abs(one['image'].astype(int) - other['image']).max() <= 3
@@ -236,7 +234,7 @@ class TestProcesses:
         code = f"""
 import sys, time
 sys.path[:0] = {sys.path!r}
-from pipeline_test import Pictures
+from batches import Pictures
 from vit_jax import data
 class Slow(Pictures):
     def __getitem__(self, index):
@@ -290,8 +288,8 @@ class TestDirectory:
         kept = cache.Cached(Forbidden(photos, bad), path)
         options = TRAIN | {'skip_corrupt': True}
         assert_equal(
-            take(pipeline.train_batches(kept, **options), 5),
-            take(pipeline.train_batches(photos, **options), 5),
+            take(train_batches(kept, **options), 5),
+            take(train_batches(photos, **options), 5),
         )
         assert first.fingerprint() == photos.fingerprint()
 
@@ -417,10 +415,10 @@ class TestRuns:
         class KilledError(Exception):
             pass
 
-        def killed(step_fn, state, batches, start, stop):
-            for step, *rest in loop.training_steps(
-                step_fn, state, batches, start, stop
-            ):
+        training_steps = loop.training_steps
+
+        def killed(*args):
+            for step, *rest in training_steps(*args):
                 yield step, *rest
                 if step == 3:
                     raise KilledError

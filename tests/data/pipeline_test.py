@@ -1,74 +1,28 @@
 import dataclasses
-import hashlib
-import io
-import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from batches import (
+    EVAL,
+    TRAIN,
+    Pictures,
+    assert_equal,
+    concatenate_hosts,
+    eval_batches,
+    take,
+    train_batches,
+)
 
-from vit_jax.data import pipeline
-from vit_jax.data.images import ops
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """A source of small JPEGs, all different; those in `corrupt` are truncated."""
-
-    count: int
-    corrupt: frozenset[int] = frozenset()
-    class_names: tuple[str, ...] = ('even', 'odd')
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        rng = np.random.default_rng(index)
-        height, width = rng.integers(20, 60, 2)
-        corners = rng.integers(0, 256, (3, 4, 3)).astype(np.uint8)
-        image = Image.fromarray(corners).resize((width, height))
-        file = io.BytesIO()
-        image.save(file, 'JPEG', quality=95)
-        data = file.getvalue()
-        data = data[: len(data) // 2] if index in self.corrupt else data
-        return {'image': data, 'label': index % 2, 'name': f'picture/{index}.jpg'}
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(str(self.count).encode()).hexdigest()
-
-
-TRAIN = {'batch': 6, 'size': (13, 17), 'seed': 3}
-EVAL = {'batch': 6, 'size': (13, 17)}
-
-
-def take(batches, number: int) -> list[dict[str, np.ndarray]]:
-    with batches:
-        return list(itertools.islice(batches, number))
-
-
-def assert_equal(found: list[dict], expected: list[dict]):
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert a[name].dtype == b[name].dtype
-            np.testing.assert_array_equal(a[name], b[name])
-
-
-def concatenate_hosts(hosts: list[list[dict]]) -> list[dict]:
-    return [
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for parts in zip(*hosts, strict=True)
-    ]
+from vit_jax.data import draws as draws_lib
+from vit_jax.data.images import decoding, ops
+from vit_jax.data.images.augment import Flip, RandomCrop
 
 
 class TestTrain:
     def test_shapes_and_types(self):
-        (batch,) = take(pipeline.train_batches(Pictures(20), **TRAIN), 1)
+        (batch,) = take(train_batches(Pictures(20), **TRAIN), 1)
         assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
             'image': ((6, 13, 17, 3), 'uint8'),
             'label': ((6,), 'int32'),
@@ -84,7 +38,7 @@ class TestTrain:
                 return {'image': image, 'label': index, 'name': str(index)}
 
         # 20 examples, batches of 6: epochs do not end with a batch.
-        batches = take(pipeline.train_batches(Numbered(20), **TRAIN), 10)
+        batches = take(train_batches(Numbered(20), **TRAIN), 10)
         labels = np.concatenate([batch['label'] for batch in batches]).reshape(3, 20)
         for epoch in labels:
             assert sorted(epoch) == [*range(20)]
@@ -97,28 +51,26 @@ class TestTrain:
     @pytest.mark.parametrize('num_threads', [None, 1, 7])
     @pytest.mark.parametrize('start', [0, 5])
     def test_threads_and_start_change_nothing(self, num_threads, start):
-        expected = take(pipeline.train_batches(Pictures(20), **TRAIN), 9)
-        batches = pipeline.train_batches(
+        expected = take(train_batches(Pictures(20), **TRAIN), 9)
+        batches = train_batches(
             Pictures(20), **TRAIN, start=start, num_threads=num_threads
         )
         assert_equal(take(batches, 4), expected[start : start + 4])
 
     @pytest.mark.parametrize('num_workers', [1, 2, 4])
     def test_workers_change_nothing(self, num_workers):
-        expected = take(pipeline.train_batches(Pictures(20), **TRAIN), 12)
-        batches = pipeline.train_batches(
-            Pictures(20), **TRAIN, start=3, num_workers=num_workers
-        )
+        expected = take(train_batches(Pictures(20), **TRAIN), 12)
+        batches = train_batches(Pictures(20), **TRAIN, start=3, num_workers=num_workers)
         assert_equal(take(batches, 9), expected[3:])
 
     @pytest.mark.parametrize(
         ('num_hosts', 'num_workers'), [(2, 0), (3, 0), (6, 0), (2, 2)]
     )
     def test_hosts_share_the_batch(self, num_hosts, num_workers):
-        expected = take(pipeline.train_batches(Pictures(20), **TRAIN), 5)
+        expected = take(train_batches(Pictures(20), **TRAIN), 5)
         hosts = [
             take(
-                pipeline.train_batches(
+                train_batches(
                     Pictures(20),
                     **TRAIN,
                     start=1,
@@ -134,7 +86,7 @@ class TestTrain:
 
     def test_seed_decides_order_and_crops(self):
         first, again, other = (
-            take(pipeline.train_batches(Pictures(20), **TRAIN | {'seed': seed}), 2)
+            take(train_batches(Pictures(20), **TRAIN | {'seed': seed}), 2)
             for seed in (3, 3, 4)
         )
         assert_equal(first, again)
@@ -143,15 +95,15 @@ class TestTrain:
     def test_pixels_are_those_of_the_steps(self):
         """One row by hand, from its global position."""
         source = Pictures(20)
-        batches = take(pipeline.train_batches(source, **TRAIN, resize=19), 3)
+        batches = take(train_batches(source, **TRAIN, resize=19), 3)
         step, row = 2, 4
         position = step * 6 + row
         matches = []
         for example in source:
-            (rng,) = pipeline.draws(3, np.array([position]))
-            image = ops.ResizeShorter(19)(ops.decode(example['image']))
-            image = ops.Resize((13, 17))(ops.RandomCrop()(image, rng))
-            image = ops.Flip()(image, rng)
+            (rng,) = draws_lib.draws(3, np.array([position]))
+            image = ops.ResizeShorter(19)(decoding.decode(example['image']))
+            image = ops.Resize((13, 17))(RandomCrop()(image, rng))
+            image = Flip()(image, rng)
             matches.append(np.array_equal(image, batches[step]['image'][row]))
         assert sum(matches) == 1
         assert matches.index(True) % 2 == batches[step]['label'][row]
@@ -167,11 +119,11 @@ class TestTrain:
 
         source = Square(6)
         options = TRAIN | {'min_area': 0.999, 'flip': False}
-        (batch,) = take(pipeline.train_batches(source, **options), 1)
+        (batch,) = take(train_batches(source, **options), 1)
         for image, label in zip(batch['image'], batch['label'], strict=True):
             expected = ops.Resize((13, 17))(source[label]['image'])
             np.testing.assert_array_equal(image, expected)
-        (flipped,) = take(pipeline.train_batches(source, **options | {'flip': True}), 1)
+        (flipped,) = take(train_batches(source, **options | {'flip': True}), 1)
         mirrored = [
             np.abs(a - b[:, ::-1].astype(float)).mean() < 3
             for a, b in zip(flipped['image'], batch['image'], strict=True)
@@ -182,7 +134,7 @@ class TestTrain:
         """And no two positions share any, also beyond those drawn at once."""
 
         def numbers(seed: int, positions: list[int]) -> np.ndarray:
-            rngs = pipeline.draws(seed, np.array(positions))
+            rngs = draws_lib.draws(seed, np.array(positions))
             return np.array([[rng.random() for _ in range(40)] for rng in rngs])
 
         first = numbers(3, [*range(200)])
@@ -198,12 +150,12 @@ class TestTrain:
 
     def test_fewer_examples_than_the_batch(self):
         with pytest.raises(ValueError, match=r'found 5 training .* batch of 6'):
-            pipeline.train_batches(Pictures(5), **TRAIN)
+            train_batches(Pictures(5), **TRAIN)
 
     @pytest.mark.parametrize('num_hosts', [4, 5])
     def test_batch_not_divisible_by_hosts(self, num_hosts):
         with pytest.raises(ValueError, match=f'batch of 6 for {num_hosts} hosts'):
-            pipeline.train_batches(Pictures(20), **TRAIN, num_hosts=num_hosts)
+            train_batches(Pictures(20), **TRAIN, num_hosts=num_hosts)
 
     @pytest.mark.parametrize('num_workers', [0, 2])
     def test_skip_corrupt_takes_the_next_good_one(self, num_workers):
@@ -216,13 +168,13 @@ class TestTrain:
 
         source = Pictures(8, corrupt=frozenset({2, 3, 7}))
         options = TRAIN | {'batch': 8}
-        batches = pipeline.train_batches(
+        batches = train_batches(
             source, **options, num_workers=num_workers, skip_corrupt=True
         )
         found = take(batches, 3)
         skipped = [sorted(batch.pop('skipped')) for batch in found]
         assert skipped == [[0, 0, 0, 0, 0, 1, 1, 2]] * 3
-        expected = take(pipeline.train_batches(Repaired(8), **options), 3)
+        expected = take(train_batches(Repaired(8), **options), 3)
         for batch in expected:
             batch.pop('skipped')
         assert_equal(found, expected)
@@ -230,18 +182,16 @@ class TestTrain:
     @pytest.mark.parametrize('num_workers', [0, 1, 2])
     def test_corrupt_example_is_named(self, num_workers):
         source = Pictures(8, corrupt=frozenset({5}))
-        batches = pipeline.train_batches(
-            source, **TRAIN | {'batch': 8}, num_workers=num_workers
-        )
-        with pytest.raises(ops.UndecodableImage) as error:
+        batches = train_batches(source, **TRAIN | {'batch': 8}, num_workers=num_workers)
+        with pytest.raises(decoding.UndecodableImage) as error:
             take(batches, 1)
         assert str(error.value).startswith('picture/5.jpg does not decode: Premature')
         assert '--config.skip_corrupt=True' in str(error.value)
 
     def test_everything_corrupt(self):
         source = Pictures(8, corrupt=frozenset(range(8)))
-        batches = pipeline.train_batches(source, **TRAIN, skip_corrupt=True)
-        with pytest.raises(ops.UndecodableImage, match='Nor do the 7 examples'):
+        batches = train_batches(source, **TRAIN, skip_corrupt=True)
+        with pytest.raises(decoding.UndecodableImage, match='Nor do the 7 examples'):
             next(batches)
 
     def test_error_of_the_source_arrives(self):
@@ -250,12 +200,12 @@ class TestTrain:
                 raise FileNotFoundError(f'no file {index}')
 
         with pytest.raises(FileNotFoundError, match='no file'):
-            take(pipeline.train_batches(Broken(20), **TRAIN), 1)
+            take(train_batches(Broken(20), **TRAIN), 1)
 
 
 class TestEval:
     def test_shapes_and_types(self):
-        (batch,) = take(pipeline.eval_batches(Pictures(5), **EVAL), 9)
+        (batch,) = take(eval_batches(Pictures(5), **EVAL), 9)
         assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
             'image': ((6, 13, 17, 3), 'float32'),
             'label': ((6,), 'int32'),
@@ -269,9 +219,7 @@ class TestEval:
     def test_every_example_exactly_once(self, count, num_hosts):
         hosts = [
             take(
-                pipeline.eval_batches(
-                    Pictures(count), **EVAL, host=host, num_hosts=num_hosts
-                ),
+                eval_batches(Pictures(count), **EVAL, host=host, num_hosts=num_hosts),
                 99,
             )
             for host in range(num_hosts)
@@ -287,14 +235,14 @@ class TestEval:
         assert [*label[:count]] == [i % 2 for i in range(count)]
         assert not image[count:].any()
         for i in range(count):
-            pixels = ops.decode(Pictures(count)[i]['image']).astype(np.float32)
+            pixels = decoding.decode(Pictures(count)[i]['image']).astype(np.float32)
             pixels = ops.ValueRange()(ops.Resize((13, 17))(pixels))
             np.testing.assert_array_equal(image[i], pixels)
 
     @pytest.mark.parametrize('num_workers', [2, 3])
     def test_workers_change_nothing(self, num_workers):
-        expected = take(pipeline.eval_batches(Pictures(15), **EVAL), 99)
-        batches = pipeline.eval_batches(Pictures(15), **EVAL, num_workers=num_workers)
+        expected = take(eval_batches(Pictures(15), **EVAL), 99)
+        batches = eval_batches(Pictures(15), **EVAL, num_workers=num_workers)
         assert_equal(take(batches, 99), expected)
 
     def test_is_the_originals_preprocessing(self, golden):
@@ -309,22 +257,24 @@ class TestEval:
         for i in range(3):
             expected = arrays[f'{i}/eval']
             size = expected.shape[:2]
-            (batch,) = take(pipeline.eval_batches(Golden(3), batch=3, size=size), 1)
+            (batch,) = take(eval_batches(Golden(3), batch=3, size=size), 1)
             np.testing.assert_allclose(batch['image'][i], expected, atol=1e-3)
 
     def test_resize_then_centre_crop(self):
         options = EVAL | {'resize': 19, 'mean': (1.0, 2.0, 3.0), 'std': 5.0}
-        (batch,) = take(pipeline.eval_batches(Pictures(6), **options), 1)
-        pixels = ops.decode(Pictures(6)[4]['image']).astype(np.float32)
+        (batch,) = take(eval_batches(Pictures(6), **options), 1)
+        pixels = decoding.decode(Pictures(6)[4]['image']).astype(np.float32)
         pixels = ops.CentreCrop((13, 17))(ops.ResizeShorter(19)(pixels))
         expected = (pixels - np.float32([1, 2, 3])) / np.float32(5)
         np.testing.assert_array_equal(batch['image'][4], expected)
 
     def test_corrupt_examples(self):
         source, options = Pictures(7, corrupt=frozenset({1, 6})), EVAL
-        with pytest.raises(ops.UndecodableImage, match=r'picture/1\.jpg .*skip_corr'):
-            take(pipeline.eval_batches(source, **options), 99)
-        batches = take(pipeline.eval_batches(source, **options, skip_corrupt=True), 99)
+        with pytest.raises(
+            decoding.UndecodableImage, match=r'picture/1\.jpg .*skip_corr'
+        ):
+            take(eval_batches(source, **options), 99)
+        batches = take(eval_batches(source, **options, skip_corrupt=True), 99)
         mask = np.concatenate([batch['mask'] for batch in batches])
         index = np.concatenate([batch['index'] for batch in batches])
         skipped = np.concatenate([batch['skipped'] for batch in batches])
@@ -334,7 +284,7 @@ class TestEval:
 
     def test_no_examples(self):
         with pytest.raises(ValueError, match='no examples'):
-            pipeline.eval_batches(Pictures(0), **EVAL)
+            eval_batches(Pictures(0), **EVAL)
 
 
 def test_works_where_nobody_parsed_flags_and_imports_lightly():
@@ -343,8 +293,8 @@ def test_works_where_nobody_parsed_flags_and_imports_lightly():
 import sys
 from vit_jax import data
 assert not {'grain', 'cv2', 'jax', 'PIL'} & {*sys.modules}, 'heavy import'
-import pipeline_test
-batches = data.eval_batches(pipeline_test.Pictures(5), **pipeline_test.EVAL)
+import batches as helper
+batches = helper.eval_batches(helper.Pictures(5), **helper.EVAL)
 print(sum(batch['mask'].sum() for batch in batches))
 """
     result = subprocess.run(
@@ -376,11 +326,11 @@ def test_a_line_is_not_enlarged_to_a_wall(shape):
             return ''
 
     options = {'batch': 2, 'size': (8, 8), 'resize': 256}
-    with pytest.raises(ops.UndecodableImage, match=r'the line.*too elongated'):
-        list(pipeline.eval_batches(Line(), **options))
-    (batch,) = pipeline.eval_batches(Line(), skip_corrupt=True, **options)
+    with pytest.raises(decoding.UndecodableImage, match=r'the line.*too elongated'):
+        list(eval_batches(Line(), **options))
+    (batch,) = eval_batches(Line(), skip_corrupt=True, **options)
     assert batch['mask'].tolist() == [1, 0]
     assert batch['skipped'].tolist() == [0, 1]
     options['resize'] = None
-    (batch,) = pipeline.eval_batches(Line(), **options)
+    (batch,) = eval_batches(Line(), **options)
     assert batch['mask'].tolist() == [1, 1]

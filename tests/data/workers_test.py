@@ -13,23 +13,22 @@ import time
 
 import numpy as np
 import pytest
-from pipeline_test import TRAIN, Pictures
+from batches import TRAIN, Pictures, eval_batches, train_batches
 
-from vit_jax.data import pipeline, workers
+from vit_jax.data import workers
 
 LINUX = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 
 # A run that says which processes it has, then draws batches until it is stopped.
 RUN = """
 import multiprocessing, signal, sys, time
-import pipeline_test
-from vit_jax import data
+import batches as helper
 
 if __name__ == '__main__':
     interrupts = []
     signal.signal(signal.SIGINT, lambda *_: interrupts.append(1))
-    source, options = pipeline_test.Pictures(64), dict(batch=32, size=(96, 96), seed=0)
-    batches = data.train_batches(source, **options, num_workers=2)
+    source, options = helper.Pictures(64), dict(batch=32, size=(96, 96), seed=0)
+    batches = helper.train_batches(source, **options, num_workers=2)
     print('started', flush=True)
     next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
@@ -176,9 +175,9 @@ def test_workers_end_with_the_iterator(how):
     before = {child.pid for child in children()}
     if how == 'exhaust':
         source = Pictures(12)
-        batches = pipeline.eval_batches(source, batch=6, size=(5, 7), num_workers=2)
+        batches = eval_batches(source, batch=6, size=(5, 7), num_workers=2)
     else:
-        batches = pipeline.train_batches(Pictures(20), **TRAIN, num_workers=2)
+        batches = train_batches(Pictures(20), **TRAIN, num_workers=2)
     held = next(batches)
     assert len({child.pid for child in children()} - before) == 2
     if how == 'close':
@@ -199,7 +198,7 @@ def test_workers_end_with_the_iterator(how):
 @LINUX
 def test_a_killed_worker_is_an_error():
     before = {child.pid for child in children()}
-    with pipeline.train_batches(Pictures(20), **TRAIN, num_workers=2) as batches:
+    with train_batches(Pictures(20), **TRAIN, num_workers=2) as batches:
         next(batches)
         victim = next(child for child in children() if child.pid not in before)
         victim.kill()
@@ -220,7 +219,7 @@ class Witness(Pictures):
 
 def test_workers_stay_off_the_accelerator(monkeypatch):
     monkeypatch.delenv('JAX_PLATFORMS')
-    with pipeline.train_batches(Witness(20), **TRAIN, num_workers=1) as batches:
+    with train_batches(Witness(20), **TRAIN, num_workers=1) as batches:
         assert {*next(batches)['label']} == {2}
 
 

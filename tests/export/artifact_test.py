@@ -16,7 +16,7 @@ from PIL import Image
 
 from vit_jax import checkpoint
 from vit_jax.checkpoint import ModelCard
-from vit_jax.data.images import ops
+from vit_jax.data.images import decoding, ops
 from vit_jax.export import __main__ as export
 from vit_jax.export import onnx as onnx_lib
 from vit_jax.export import options, preprocessing
@@ -231,7 +231,7 @@ def test_photos_of_any_size_as_predicted(shorter, photos, tmp_path):
     source = data.open_dataset(str(photos)).source('test')
     names = ['probabilities', 'pre_logits/features']
     wanted = next(Predictor.load(reference).outputs(source, names))
-    pixels = np.stack([ops.pixels(source[i]['image']) for i in range(len(source))])
+    pixels = np.stack([decoding.pixels(source[i]['image']) for i in range(len(source))])
     found = jax.jit(exported.call)(pixels)
     assert sorted(found) == sorted(names)
     for name in names:

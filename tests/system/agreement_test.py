@@ -80,7 +80,7 @@ def test_the_exported_artifact(run, photos, accuracy, tmp_path):
     card = json.loads((tmp_path / 'out' / 'model.json').read_text())
     source = data.open_dataset(str(photos)).source('test')
     right = []
-    for batch in data.eval_batches(source, batch=15, size=(16, 16)):
+    for batch in data.eval_batches(source, data.Preprocess((16, 16)), batch=15):
         given = card['source']['export']['input']['dtype']
         images = (
             batch['image'] if given == 'float32' else batch['image'] * 127.5 + 127.5

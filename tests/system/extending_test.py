@@ -72,7 +72,7 @@ def test_each_part_took_part(folder):
         ('task=my_task:FOKAL', 'has no FOKAL. Did you mean FOCAL?'),
         ('optimizer=my_optimiser:lion', 'there is no module my_optimiser'),
         ('optimizer=my_optimizer:tiger', 'my_optimizer has no tiger'),
-        ('model.family=my_network:SmallConvNet', 'expected a vit_jax.models.Family'),
+        ('model.family=my_network:SmallConvNet', 'must be a vit_jax.models.Family'),
     ],
 )
 def test_what_is_not_there(folder, tmp_path, setting, message):

@@ -78,7 +78,8 @@ def test_many_classes_have_no_names_or_no_matrix(found, predictor):
 def test_what_the_model_sees_is_what_the_pipeline_gives(photos):
     source = data.open_dataset(str(photos)).source('test')
     options = {'mean': (10.0, 20.0, 30.0), 'std': 50.0}
-    batches = data.eval_batches(source, batch=4, size=(20, 24), **options)
+    preprocess = data.Preprocess((20, 24), **options)
+    batches = data.eval_batches(source, preprocess, batch=4)
     figure = image_grid.seen(batches, source.class_names, 'seen', count=6, **options)
     shown = [ax.images[0] for ax in figure.axes if ax.images]
     assert len(shown) == 6

@@ -210,7 +210,7 @@ def test_the_visible_part_is_what_evaluation_crops(shape, resize):
             return ''
 
     (batch,) = data.eval_batches(
-        One(), batch=1, size=IMAGE_SIZE, resize=resize, mean=0, std=1
+        One(), data.Preprocess(IMAGE_SIZE, resize, mean=0, std=1), batch=1
     )
     seen = batch['image'][0]
     for axis, side in enumerate(IMAGE_SIZE):

@@ -28,6 +28,19 @@ def at_least(minimum: float) -> Limit:
     return Limit(lambda value: value >= minimum, f'must be at least {minimum}')
 
 
+def are_counts(values: Sequence[Any]) -> bool:
+    """Returns whether values are positive whole numbers, and some."""
+    return bool(values) and all(isinstance(n, int) and n > 0 for n in values)
+
+
+def are_first_and_last(steps: Sequence[Any]) -> bool:
+    """Returns whether these are the first and the last of some steps, or none."""
+    if not steps:
+        return True
+    pair = len(steps) == 2 and all(isinstance(step, int) for step in steps)
+    return pair and 1 <= steps[0] <= steps[1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Key:
     """A key of the configuration.

@@ -9,19 +9,7 @@ The values are those of the original repository unless said otherwise.
 
 from ml_collections import ConfigDict
 
-from vit_jax.config.key import Key, Limit, at_least
-
-
-def _counts(values: object) -> bool:
-    return bool(values) and all(isinstance(n, int) and n > 0 for n in values)
-
-
-def _first_and_last(steps: tuple) -> bool:
-    if not steps:
-        return True
-    pair = len(steps) == 2 and all(isinstance(step, int) for step in steps)
-    return pair and 1 <= steps[0] <= steps[1]
-
+from vit_jax.config.key import Key, Limit, are_counts, are_first_and_last, at_least
 
 _PATH_OF_TFDS = "TFDS's own place"
 
@@ -131,7 +119,7 @@ GROUPS: dict[str, dict[str, Key]] = {
             none='a square',
             kind=tuple,
             limit=Limit(
-                lambda size: len(size) == 2 and _counts(size),
+                lambda size: len(size) == 2 and are_counts(size),
                 'must be (height, width) in pixels',
             ),
         ),
@@ -168,6 +156,13 @@ GROUPS: dict[str, dict[str, Key]] = {
             ),
         ),
         'pp.flip': Key(True, 'Mirror training images left-right with probability ½.'),
+        'pp.augment': Key(
+            None,
+            "Operations on training images, as ('random_crop(0.2)', 'flip'); or your "
+            'own as `package.module:Name`.',
+            none='a crop of at least pp.min_area, and pp.flip',
+            kind=tuple,
+        ),
     },
     'Batches and steps': {
         'batch': Key(
@@ -280,7 +275,7 @@ GROUPS: dict[str, dict[str, Key]] = {
             'Images of each class that few-shot classifiers learn from.',
             how=True,
             limit=Limit(
-                _counts, 'must be numbers of images per class, as (1, 5, 10, 25)'
+                are_counts, 'must be numbers of images per class, as (1, 5, 10, 25)'
             ),
         ),
         'few_shot.dataset': Key(
@@ -311,7 +306,7 @@ GROUPS: dict[str, dict[str, Key]] = {
             '--config.profile_steps=10,20.',
             how=True,
             limit=Limit(
-                _first_and_last,
+                are_first_and_last,
                 'must be the first and the last step of a trace, as 10,20, or () for '
                 'none',
             ),

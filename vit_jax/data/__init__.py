@@ -3,8 +3,8 @@
 open.py      open_dataset(): any dataset by its name; datasets/ holds the kinds
 sources.py   one protocol for all datasets
 splits.py    split strings such as 'train[:98%]'
-images/      decode, crop, flip, resize, value range
-pipeline.py  train_batches(), eval_batches()
+images/      decoding, Augment for training, Preprocess for everything else
+pipeline.py  train_batches(), eval_batches(), and Reading, how they are read
 cache.py     cached(): images decoded once
 workers.py   the life of worker processes
 
@@ -15,21 +15,25 @@ flags.
 import importlib
 
 _HOMES = {
+    'Augment': 'images.augment',
     'Dataset': 'sources',
     'Example': 'sources',
     'Picked': 'sources',
+    'Preprocess': 'images.preprocess',
+    'Reading': 'pipeline',
     'Source': 'sources',
-    'UndecodableImage': 'images.ops',
+    'UndecodableImage': 'images.decoding',
     'cached': 'cache',
-    'decode': 'images.ops',
+    'decode': 'images.decoding',
     'eval_batches': 'pipeline',
     'open_dataset': 'open',
     'open_folder': 'datasets.folder',
     'open_manifest': 'datasets.folder',
-    'pixels': 'images.ops',
+    'pixels': 'images.decoding',
     'train_batches': 'pipeline',
 }
 _MODULES = {
+    'augment': 'images.augment',
     'folder': 'datasets.folder',
     'ops': 'images.ops',
     'pipeline': 'pipeline',

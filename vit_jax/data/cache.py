@@ -10,10 +10,7 @@ An example that does not decode has no pixels there: it is asked of the source a
 so that it is skipped, counted and named as without a cache.
 """
 
-import collections
-import concurrent.futures
 import contextlib
-import itertools
 import logging
 import os
 import pathlib
@@ -23,17 +20,14 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, SupportsIndex
 
-import cv2
 import filelock
 import numpy as np
-from jaxtyping import UInt8
 
-from vit_jax.data import pipeline, sources
-from vit_jax.data.images import ops
+from vit_jax.data import sources
+from vit_jax.data.decoder import Decoder, decoded
+from vit_jax.data.images import decoding
 from vit_jax.runtime import machine
 from vit_jax.words.units import readable_bytes
 
@@ -46,8 +40,6 @@ MEMORY_SHARE = 0.8
 # So many examples tell how much room all will take, and are compared with those of an
 # older file.
 _SAMPLE = 32
-# Examples decoded at a time by each thread, and parts under way for each.
-_PART, _PARTS = 16, 4
 # Seconds between two lines that tell how far it is.
 _TELL = 10.0
 # A file that nobody has written to for so many seconds is what a killed process left.
@@ -63,56 +55,6 @@ _ROW = np.dtype(
         ('name', '<i8'),  # where its name ends
     ]
 )
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """What makes of an example the pixels that are kept.
-
-    Attributes:
-      channels: of the images; see `ops.pixels`.
-      shrink: pixels of the shorter side of what is larger; None: nothing is shrunk.
-    """
-
-    channels: int = 3
-    shrink: int | None = None
-
-    def __call__(
-        self, example: sources.Example
-    ) -> tuple[UInt8[np.ndarray, 'h w c'], tuple[int, int] | None]:
-        """Returns the image and, if it was shrunk, its (height, width) before.
-
-        Pixels of a shrunk image are averages by area. A JPEG of several times that size
-        is decoded to a smaller one, of twice the size or more, which averages as well.
-
-        Raises:
-          UndecodableImage: see `ops.pixels`.
-        """
-        image, name, size = example['image'], example['name'], None
-        if self.shrink is None:
-            return ops.pixels(image, name, self.channels), example.get('full_size')
-        smaller = ops.ResizeShorter(self.shrink)
-        if isinstance(image, bytes):
-            size = ops.jpeg_size(image)
-        at_least = (0, 0)
-        if size is not None and min(size) > self.shrink:
-            # Twice the size: what the decoder rounds up at the border is then half a
-            # pixel at most.
-            at_least = tuple(2 * side for side in smaller.size_of(*size))
-        image = ops.pixels(image, name, self.channels, at_least)
-        size = size or image.shape[:2]
-        if min(size) <= self.shrink:
-            return image, example.get('full_size')
-        height, width = smaller.size_of(*size)
-        averages = [  # OpenCV knows this for up to four channels
-            cv2.resize(
-                image[..., first : first + 4],
-                (width, height),
-                interpolation=cv2.INTER_AREA,
-            ).reshape(height, width, -1)
-            for first in range(0, self.channels, 4)
-        ]
-        return np.concatenate(averages, axis=2), size
 
 
 class Cached:
@@ -202,7 +144,7 @@ def cached(
       where: 'memory'; or a directory, in which the images are found again if they are
         there already. One process at a time makes them, others wait.
       shrink: pixels of the shorter side of what is larger; None keeps all pixels.
-      channels: of the images; see `ops.pixels`.
+      channels: of the images; see `decoding.pixels`.
       num_threads: that decode; None is one per available core.
 
     Raises:
@@ -329,7 +271,7 @@ def _agree(found: Cached, source: sources.Source, decoder: Decoder) -> bool:
             return False
         try:
             image, full_size = decoder(example)
-        except ops.UndecodableImage:
+        except decoding.UndecodableImage:
             if found.has_pixels(place):
                 return False
             continue
@@ -347,7 +289,7 @@ def _require_room(
     places = sources.Picked.spread(source, _SAMPLE).places
     sizes = []
     for place in places:
-        with contextlib.suppress(ops.UndecodableImage):
+        with contextlib.suppress(decoding.UndecodableImage):
             sizes.append(decoder(source[place])[0].nbytes)
     needed = int(np.mean(sizes or [0]) * len(source)) + _ROW.itemsize * len(source)
     if room is not None and needed > room:
@@ -370,7 +312,7 @@ def _write(
         decoded(source, decoder, num_threads)
     ):
         row = rows[place]
-        if isinstance(image, ops.UndecodableImage):
+        if isinstance(image, decoding.UndecodableImage):
             row['offset'] = -1
         else:
             row['offset'], row['shape'] = offset, image.shape
@@ -385,43 +327,3 @@ def _write(
     file.write(rows.tobytes())
     file.write(names)
     file.write(_END.pack(len(rows), len(names), _MAGIC))
-
-
-def decoded(
-    source: sources.Source, decoder: Decoder, num_threads: int | None
-) -> Iterator[tuple]:
-    """Yields (image, size before, label, name) of all examples, in their order.
-
-    In place of an image that does not decode there is the `ops.UndecodableImage`.
-    """
-
-    def decode(places: range) -> list[tuple]:
-        found = []
-        for place in places:
-            example = source[place]
-            try:
-                image, full_size = decoder(example)
-            except ops.UndecodableImage as error:
-                image, full_size = error, None
-            found.append((image, full_size, example['label'], example['name']))
-        return found
-
-    threads = num_threads or pipeline.available_cores()
-    cv2.setNumThreads(0)  # as many threads as cores decode already
-    parts = iter(
-        range(start, min(start + _PART, len(source)))
-        for start in range(0, len(source), _PART)
-    )
-    with concurrent.futures.ThreadPoolExecutor(threads, 'vit_jax-cache') as pool:
-        # No more is under way than is soon written.
-        ahead = collections.deque(
-            pool.submit(decode, part)
-            for part in itertools.islice(parts, _PARTS * threads)
-        )
-        try:
-            while ahead:
-                yield from ahead.popleft().result()
-                for part in itertools.islice(parts, 1):
-                    ahead.append(pool.submit(decode, part))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

@@ -10,79 +10,85 @@ be simpler, but then as many batches are under way as there are cores, 900 MB ea
 """
 
 import concurrent.futures
-import itertools
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64
 
 from vit_jax.data import sources, workers
-from vit_jax.data.images import jpeg, ops
+from vit_jax.data.examples import EvalExamples, Examples, TrainExamples
+from vit_jax.data.images.augment import Augment
+from vit_jax.data.images.preprocess import Preprocess
 
 # Grain's datasets have a length; training goes on for longer than any run.
 _STEPS = 1 << 40
 # Batches under way or waiting in the main process: while one is finished, the threads
 # that find no more work in it begin with the next.
 _AHEAD = 2
-# Random numbers that are drawn at once per example: three attempts at a crop and a flip
-# are 13. A multiple of 4.
-_DRAWS = 16
-# A source of which so many examples in a row do not decode is not one of images.
-MAX_SKIPPED = 1000
-# No side of an image is enlarged beyond this, where the shorter one gets `resize`
-# pixels: a line of 1 × 20,000 pixels would take 16 GB.
-_LONGEST = 1 << 15
-SKIP_HINT = '--config.skip_corrupt=True takes the next good image instead'
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How examples are read, which changes no batch but for images that do not decode.
+
+    Attributes:
+      num_threads: decoding threads of this process or of each worker; None is one per
+        available core, shared among the workers.
+      num_workers: worker processes; 0 decodes in threads of this process, which is
+        usually as fast.
+      skip_corrupt: what to do with an example that does not decode: in training the
+        next good one takes its place, in evaluation it is masked. False: raise.
+      host: which host this is, of `num_hosts`; it gets rows host · b / num_hosts and
+        following of each global batch.
+      num_hosts: number of hosts.
+    """
+
+    num_threads: int | None = None
+    num_workers: int = 0
+    skip_corrupt: bool = False
+    host: int = 0
+    num_hosts: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.host < self.num_hosts:
+            raise ValueError(f'found host {self.host} of {self.num_hosts} hosts')
+
+    @property
+    def threads(self) -> int:
+        """Decoding threads in each process."""
+        if self.num_threads is not None:
+            return max(1, self.num_threads)
+        return math.ceil(available_cores() / max(1, self.num_workers))
 
 
 def train_batches(
     source: sources.Source,
+    augment: Augment,
     *,
     batch: int,
-    size: tuple[int, int],
     seed: int,
     start: int = 0,
-    resize: int | None = None,
-    min_area: float = 0.05,
-    flip: bool = True,
-    num_workers: int = 0,
-    num_threads: int | None = None,
-    host: int = 0,
-    num_hosts: int = 1,
-    skip_corrupt: bool = False,
-    channels: int = 3,
+    reading: Reading = Reading(),
 ) -> workers.Batches:
-    """Returns an endless iterator of shuffled, randomly cropped training batches.
+    """Returns an endless iterator of shuffled, augmented training batches.
 
     All examples are seen once per epoch, in an order of its own; batches go on across
     epochs. Work begins at once, in the background.
 
     Args:
       source: the examples.
+      augment: makes images of them.
       batch: number of rows of the global batch.
-      size: (height, width) of the images.
       seed: decides order, crops and flips; 0 … 2³² - 1.
       start: number of the first batch.
-      resize: shorter side in pixels before the crop; None crops the original.
-      min_area: smallest part of the area that a crop shows.
-      flip: mirror every other image.
-      num_workers: worker processes; 0 decodes in threads of this process, which is
-        usually as fast.
-      num_threads: decoding threads of this process or of each worker; None is one per
-        available core, shared among the workers.
-      host: which host this is, of `num_hosts`; it gets rows host · b / num_hosts and
-        following of each global batch.
-      num_hosts: number of hosts.
-      skip_corrupt: put the next good example in the place of one that does not decode.
-      channels: of the images; see `ops.pixels`.
+      reading: how they are read.
 
     Returns:
       An iterator of dicts: image uint8 (b h w c), label int32 (b,), skipped int32 (b,),
@@ -90,64 +96,24 @@ def train_batches(
 
     Raises:
       ValueError: fewer examples than the batch; batch not divisible by hosts.
-      UndecodableImage: by the iterator, without `skip_corrupt`.
+      UndecodableImage: by the iterator, without `reading.skip_corrupt`.
     """
     if len(source) < batch:
         raise ValueError(
             f'found {len(source)} training examples, expected at least one batch of '
             f'{batch}: set a smaller --config.batch'
         )
-    examples = _TrainExamples(
-        source, shuffled(len(source), seed), seed, tuple(size), resize, min_area, flip,
-        skip_corrupt, channels,
-    )  # fmt: skip
-    return endless(
-        examples,
-        batch=batch,
-        start=start,
-        num_workers=num_workers,
-        num_threads=num_threads,
-        host=host,
-        num_hosts=num_hosts,
-    )
-
-
-def shuffled(number: int, seed: int) -> grain.MapDataset:
-    """Returns which of so many examples comes at each global position."""
-    return grain.MapDataset.range(number).seed(seed).shuffle().repeat()
-
-
-def endless(
-    examples: 'Examples',
-    *,
-    batch: int,
-    start: int,
-    num_workers: int = 0,
-    num_threads: int | None = None,
-    host: int,
-    num_hosts: int,
-) -> workers.Batches:
-    """Returns an endless iterator of batches; for the arguments see `train_batches`."""
-    rows = _Rows(batch, host, num_hosts)
-    threads = _num_threads(num_threads, num_workers)
-    steps = grain.MapDataset.range(_STEPS).map(rows).map(_Reader(examples, threads))
-    return _start(steps[start:], num_workers)
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    examples = TrainExamples(source, order, augment, seed, reading.skip_corrupt)
+    return _start(_batches(examples, batch, _STEPS, reading)[start:], reading)
 
 
 def eval_batches(
     source: sources.Source,
+    preprocess: Preprocess,
     *,
     batch: int,
-    size: tuple[int, int],
-    resize: int | None = None,
-    num_workers: int = 0,
-    num_threads: int | None = None,
-    host: int = 0,
-    num_hosts: int = 1,
-    skip_corrupt: bool = False,
-    mean: float | Sequence[float] = 127.5,
-    std: float | Sequence[float] = 127.5,
-    channels: int = 3,
+    reading: Reading = Reading(),
 ) -> workers.Batches:
     """Returns an iterator over every example exactly once, in order.
 
@@ -156,18 +122,9 @@ def eval_batches(
 
     Args:
       source: the examples.
+      preprocess: makes images of them.
       batch: number of rows of the global batch.
-      size: (height, width) of the images.
-      resize: shorter side in pixels before a centre crop of `size`; None resizes the
-        whole image to `size`, as the original does.
-      num_workers: worker processes; 0 decodes in threads of this process.
-      num_threads: as in `train_batches`.
-      host: as in `train_batches`.
-      num_hosts: as in `train_batches`.
-      skip_corrupt: mask an example that does not decode.
-      mean: of the pixels 0 … 255, one number or one per channel: (x - mean) / std.
-      std: as `mean`.
-      channels: of the images; see `ops.pixels`.
+      reading: how they are read.
 
     Returns:
       An iterator of dicts: image float32 (b h w c), label int32 (b,), mask float32 (b,)
@@ -176,17 +133,22 @@ def eval_batches(
 
     Raises:
       ValueError: no examples; batch not divisible by hosts.
-      UndecodableImage: by the iterator, without `skip_corrupt`.
+      UndecodableImage: by the iterator, without `reading.skip_corrupt`.
     """
     if len(source) == 0:
         raise ValueError('found no examples to evaluate, expected at least one')
-    rows = _Rows(batch, host, num_hosts)
-    examples = _EvalExamples(
-        source, tuple(size), resize, ops.ValueRange(mean, std), skip_corrupt, channels
-    )
-    threads = _num_threads(num_threads, num_workers)
-    steps = grain.MapDataset.range(math.ceil(len(source) / batch))
-    return _start(steps.map(rows).map(_Reader(examples, threads)), num_workers)
+    examples = EvalExamples(source, preprocess, reading.skip_corrupt)
+    steps = math.ceil(len(source) / batch)
+    return _start(_batches(examples, batch, steps, reading), reading)
+
+
+def _batches(
+    examples: Examples, batch: int, steps: int, reading: Reading
+) -> grain.MapDataset:
+    """Returns the batches of a host, by step."""
+    rows = _Rows(batch, reading.host, reading.num_hosts)
+    reader = _Reader(examples, reading.threads)
+    return grain.MapDataset.range(steps).map(rows).map(reader)
 
 
 @dataclass(frozen=True)
@@ -203,235 +165,11 @@ class _Rows:
                 f'found a batch of {self.batch} for {self.num_hosts} hosts, expected '
                 'a positive multiple of the number of hosts'
             )
-        if not 0 <= self.host < self.num_hosts:
-            raise ValueError(f'found host {self.host} of {self.num_hosts} hosts')
 
     def __call__(self, step: int) -> Int64[np.ndarray, ' b']:
         rows = self.batch // self.num_hosts
         first = step * self.batch + self.host * rows
         return np.arange(first, first + rows)
-
-
-class Draws:
-    """The random numbers of one position, as many as are asked for."""
-
-    def __init__(self, seed: int, position: int, first: list[float]):
-        self._known = seed, position, first
-        self.random = itertools.chain(first, _more(seed, position)).__next__
-
-    def again(self) -> 'Draws':
-        """Returns the same numbers from the start."""
-        return Draws(*self._known)
-
-
-def draws(seed: int, positions: Int64[np.ndarray, ' b']) -> list[Draws]:
-    """Returns the randomness of examples at consecutive global positions.
-
-    The numbers of a position are a pure function of seed and position. All numbers are
-    parts of one long stream, of which a few of each position are drawn at once: making
-    a generator takes longer than drawing a thousand numbers, and asks the system for
-    entropy that is not used.
-    """
-    # Philox counts blocks of four numbers.
-    start = int(positions[0]) * _DRAWS // 4
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=start))
-    numbers = rng.random((len(positions), _DRAWS)).tolist()
-    return [
-        Draws(seed, int(position), first)
-        for position, first in zip(positions, numbers, strict=True)
-    ]
-
-
-def _more(seed: int, position: int) -> Iterator[float]:
-    # Far from the numbers that all positions have, and 2⁶⁴ blocks for each.
-    start = (1 << 192) + (position << 64)
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=start))
-    while True:
-        yield rng.random()
-
-
-@runtime_checkable
-class Examples(Protocol):
-    """Global positions -> the rows of a batch.
-
-    What is decided in Python is planned for the whole batch by one thread, so that the
-    threads that decode seldom wait for each other's interpreter lock.
-    """
-
-    def layout(self, rows: int) -> workers.Layout:
-        """Returns what a batch of so many rows consists of."""
-        ...
-
-    def plan(self, positions: Int64[np.ndarray, ' b']) -> list:
-        """Returns what `read` needs, for each row."""
-        ...
-
-    def read(self, planned: Any) -> dict[str, Any]:
-        """Returns a row."""
-        ...
-
-
-@dataclass(frozen=True)
-class _TrainExamples:
-    source: sources.Source
-    order: grain.MapDataset  # position -> index
-    seed: int
-    size: tuple[int, int]
-    resize: int | None
-    min_area: float
-    flip: bool
-    skip_corrupt: bool
-    channels: int
-
-    def layout(self, rows: int) -> workers.Layout:
-        return {
-            'image': ((rows, *self.size, self.channels), 'uint8'),
-            'label': ((rows,), 'int32'),
-            'skipped': ((rows,), 'int32'),
-        }
-
-    def plan(self, positions: Int64[np.ndarray, ' b']) -> list:
-        indices = [self.order[position] for position in positions.tolist()]
-        return list(zip(indices, draws(self.seed, positions), strict=True))
-
-    def read(self, planned: tuple[int, Draws]) -> dict[str, Any]:
-        """Returns an example, or the next good one and how many were passed over."""
-        index, rng = planned
-        if not self.skip_corrupt:
-            return self._one(index, rng, SKIP_HINT) | {'skipped': 0}
-        for skipped in range(min(len(self.source), MAX_SKIPPED)):
-            try:
-                example = self._one((index + skipped) % len(self.source), rng.again())
-            except ops.UndecodableImage as error:
-                last = error
-            else:
-                return example | {'skipped': skipped}
-        raise ops.UndecodableImage(
-            last.name, last.reason, f'Nor do the {skipped} examples before it'
-        )
-
-    def _one(self, index: int, rng: ops.Random, hint: str = '') -> dict[str, Any]:
-        example = self.source[index]
-        size = example.get('full_size')  # of what a cache has shrunk
-        if size is None and isinstance(example['image'], bytes):
-            size = ops.jpeg_size(example['image'])
-        if size is None:
-            pixels = _pixels(example, self.channels, self.resize, hint)
-            image = self.augment(pixels, rng)
-        else:
-            image = self._augment_part(example, size, rng, hint)
-        return {'image': image, 'label': example['label']}
-
-    def augment(
-        self, image: UInt8[np.ndarray, 'h w c'], rng: ops.Random
-    ) -> UInt8[np.ndarray, 'new_h new_w c']:
-        if self.resize is not None:
-            image = ops.ResizeShorter(self.resize)(image)
-        return self._finish(ops.RandomCrop(self.min_area)(image, rng), rng)
-
-    def _augment_part(
-        self,
-        example: sources.Example,
-        size: tuple[int, int],
-        rng: ops.Random,
-        hint: str,
-    ) -> UInt8[np.ndarray, 'new_h new_w c']:
-        """Crops an image of known size, decoding no more of it than the result needs.
-
-        The crop is that of `augment`.
-        """
-        if self.resize is not None:
-            return self.augment(_pixels(example, self.channels, self.resize, hint), rng)
-        box = ops.RandomCrop(self.min_area).box(*size, rng)
-        if isinstance(example['image'], bytes):
-            crop = _pixels(example, self.channels, None, hint, box=box)
-        else:
-            image = _pixels(example, self.channels, None, hint)
-            crop = ops.crop(image, ops.scaled_box(box, size, image.shape[:2]))
-        return self._finish(crop, rng)
-
-    def _finish(
-        self, image: UInt8[np.ndarray, 'h w c'], rng: ops.Random
-    ) -> UInt8[np.ndarray, 'new_h new_w c']:
-        image = ops.Resize(self.size)(image)
-        return ops.Flip()(image, rng) if self.flip else image
-
-
-@dataclass(frozen=True)
-class _EvalExamples:
-    source: sources.Source
-    size: tuple[int, int]
-    resize: int | None
-    value_range: ops.ValueRange
-    skip_corrupt: bool
-    channels: int
-
-    def layout(self, rows: int) -> workers.Layout:
-        return {
-            'image': ((rows, *self.size, self.channels), 'float32'),
-            'label': ((rows,), 'int32'),
-            'mask': ((rows,), 'float32'),
-            'index': ((rows,), 'int32'),
-            'skipped': ((rows,), 'int32'),
-        }
-
-    def plan(self, positions: Int64[np.ndarray, ' b']) -> list:
-        return positions.tolist()
-
-    def read(self, planned: int) -> dict[str, Any]:
-        position = planned
-        padding = {'image': 0, 'label': 0, 'mask': 0, 'index': -1, 'skipped': 0}
-        if position >= len(self.source):
-            return padding
-        hint = '' if self.skip_corrupt else SKIP_HINT
-        try:
-            example = self.source[position]
-            image = _pixels(example, self.channels, self.resize, hint)
-        except ops.UndecodableImage:
-            if not self.skip_corrupt:
-                raise
-            return padding | {'index': position, 'skipped': 1}
-        return {
-            'image': self.prepare(image),
-            'label': example['label'],
-            'mask': 1,
-            'index': position,
-            'skipped': 0,
-        }
-
-    def prepare(
-        self, image: UInt8[np.ndarray, 'h w c']
-    ) -> Float32[np.ndarray, 'new_h new_w c']:
-        pixels = image.astype(np.float32)
-        if self.resize is None:
-            pixels = ops.Resize(self.size)(pixels)
-        else:
-            pixels = ops.ResizeShorter(self.resize)(pixels)
-            pixels = ops.CentreCrop(self.size)(pixels)
-        return self.value_range(pixels)
-
-
-def _pixels(
-    example: sources.Example,
-    channels: int,
-    resize: int | None,
-    hint: str = '',
-    box: jpeg.Box | None = None,
-) -> UInt8[np.ndarray, 'h w c']:
-    name = example['name']
-    try:
-        image = ops.pixels(example['image'], name, channels, box=box)
-    except ops.UndecodableImage as error:
-        raise ops.UndecodableImage(error.name, error.reason, hint) from error
-    height, width = image.shape[:2]
-    longest, shortest = max(height, width), min(height, width)
-    if resize is not None and longest * resize > _LONGEST * shortest:
-        reason = (
-            f'with {width:,} x {height:,} pixels it is too elongated to get {resize} '
-            'on its shorter side'
-        )
-        raise ops.UndecodableImage(name, reason, hint)
-    return image
 
 
 class _Reader:
@@ -478,12 +216,6 @@ class _Reader:
             return self._pool
 
 
-def _num_threads(num_threads: int | None, num_workers: int) -> int:
-    if num_threads is not None:
-        return max(1, num_threads)
-    return math.ceil(available_cores() / max(1, num_workers))
-
-
 def available_cores() -> int:
     """Returns the number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # not on macOS
@@ -491,18 +223,18 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(batches: grain.MapDataset, num_workers: int) -> workers.Batches:
+def _start(batches: grain.MapDataset, reading: Reading) -> workers.Batches:
     # Grain asks absl flags, which as a library nobody has parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     cv2.setNumThreads(0)  # as many threads as cores decode already
-    if num_workers == 0:
+    if reading.num_workers == 0:
         return workers.Batches(
             batches.to_iter_dataset(grain.ReadOptions(_AHEAD, _AHEAD))
         )
     return workers.Batches(
         batches.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1),
+            grain.MultiprocessingOptions(reading.num_workers, per_worker_buffer_size=1),
             worker_init_fn=workers.initialise,
         )
     )

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Shaped
 
 from vit_jax import checkpoint
 from vit_jax.export import onnx, stablehlo
 from vit_jax.export.options import Options
-from vit_jax.export.preprocessing import check_resize, normalize, resize
+from vit_jax.export.preprocessing import check_resize, normalize, prepare
 from vit_jax.words.suggest import check_one_of
 
 # How each format is written.
@@ -57,7 +56,7 @@ def export(
 
     predictor = Predictor.load(reference, best=best, dtype=options.dtype)
     if options.preprocessing == 'resize':
-        check_resize(predictor.card)
+        check_resize(predictor.preprocess)
     outputs = options.outputs or [
         'logits' if predictor.model.num_classes else 'pre_logits/features'
     ]
@@ -100,16 +99,14 @@ def serving_function(
         A function of parameters by their published names, 'head/kernel', …, and of
         images; it returns the outputs by name.
     """
-    card = predictor.card
 
     def serve(
         params: Mapping[str, Any], images: Shaped[Array, 'b h w c']
     ) -> dict[str, Array]:
         if preprocessing == 'resize':
-            images = resize(images, card.image_size, card.resize)
-            images = (images - jnp.float32(card.mean)) / jnp.float32(card.std)
+            images = prepare(images, predictor.preprocess)
         elif preprocessing == 'normalize':
-            images = normalize(images, card)
+            images = normalize(images, predictor.preprocess)
         # Behind the barrier the compiler cannot see that these are constants: it would
         # compute with them while it compiles, and the last bits would be others than
         # those of the model. (XLA:CPU of jaxlib 0.10.0 and before sees it for one image

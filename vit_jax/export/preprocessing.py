@@ -1,47 +1,53 @@
 """What evaluation does to pixels, in JAX, for models that run without this library.
 
 Here the images are arrays on the device and their height and width may be symbols; the
-one that evaluation itself uses, on the host, is data/ops.py.
+one that evaluation itself uses, on the host, is data/images/preprocess.py.
 """
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from vit_jax import checkpoint
+from vit_jax.data.images.preprocess import Preprocess
 
 
 def normalize(
-    images: UInt8[Array, 'b h w c'], card: checkpoint.ModelCard
+    images: UInt8[Array, 'b h w c'], preprocess: Preprocess
 ) -> Float[Array, 'b h w c']:
     """Returns pixels as the model takes them, to the bit what evaluation makes of them.
 
     Looked up, because compilers divide by multiplying.
     """
-    from vit_jax.data.images import ops
-
     channels = images.shape[-1]
     values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
-    table = jnp.asarray(ops.ValueRange(card.mean, card.std)(values))
+    table = jnp.asarray(preprocess.normalize(values))
     return table[images.astype(jnp.int32), jnp.arange(channels)]
 
 
-def check_resize(card: checkpoint.ModelCard) -> None:
-    """Raises a ValueError if `resize` does not do what evaluation does for this card.
+def prepare(
+    images: UInt8[Array, 'b h w c'], preprocess: Preprocess
+) -> Float[Array, 'b new_h new_w c']:
+    """Returns pixels of any size as the model takes them."""
+    images = resize(images, preprocess.size, preprocess.resize)
+    return (images - jnp.float32(preprocess.mean)) / jnp.float32(preprocess.std)
+
+
+def check_resize(preprocess: Preprocess) -> None:
+    """Raises a ValueError if `resize` does not do what evaluation does.
 
     A crop that is larger than the image after the resize is enlarged once more there.
     """
-    if card.resize is not None and card.resize < max(card.image_size):
+    if preprocess.resize is not None and preprocess.resize < max(preprocess.size):
         raise ValueError(
-            f'the card resizes to {card.resize} pixels and then enlarges that to '
-            f'{card.image_size}: --preprocessing resize does not'
+            f'the card resizes to {preprocess.resize} pixels and then enlarges that to '
+            f'{preprocess.size}: --preprocessing resize does not'
         )
 
 
 def resize(
     images: UInt8[Array, 'b h w c'], size: tuple[int, int], shorter: int | None
 ) -> Float[Array, 'b new_h new_w c']:
-    """Returns images as evaluation resizes and crops them; see data/ops.py.
+    """Returns images as evaluation resizes and crops them; see `Preprocess`.
 
     Bilinear, half-pixel centres, no antialiasing. The positions are exact fractions, so
     that height and width may be symbolic. OpenCV, which evaluation uses, rounds them

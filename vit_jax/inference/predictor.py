@@ -88,14 +88,21 @@ class Predictor:
         )
         return cls(model, params, card)
 
+    @property
+    def preprocess(self) -> data.Preprocess:
+        """From an image to what the model takes."""
+        return data.Preprocess.from_card(
+            self.card, checkpoint.num_channels(self.params)
+        )
+
     def predict(self, image: Any, top_k: int = 5) -> list[tuple[str, float]]:
         """Returns the likeliest classes of one image, with their probabilities.
 
         Many images at once are faster, and what `outputs` is for.
 
         Args:
-            image: a file, as `Photos` takes it; or a PIL image or pixels (h w c) or
-                (h w) of 0…255, as uint8.
+            image: a file, as `Photos` takes it; or its bytes, a PIL image, or pixels
+                (h w c) or (h w) of 0…255, as uint8.
             top_k: how many classes, at most.
 
         Returns:
@@ -121,7 +128,8 @@ class Predictor:
         'pre_logits/features', 'Transformer/encoderblock_0/tokens', …; and 'logits' and
         'probabilities', if the model has a head.
         """
-        image = jax.ShapeDtypeStruct((1, *self._image_shape()), jnp.float32)
+        shape = (1, *self.preprocess.size, self.preprocess.channels)
+        image = jax.ShapeDtypeStruct(shape, jnp.float32)
         outputs = jax.eval_shape(self.all_outputs, self.params, image)
         return {name: x.shape[1:] for name, x in outputs.items()}
 
@@ -160,14 +168,9 @@ class Predictor:
             check_one_of('output', name, known)
         batches = data.eval_batches(
             source,
+            self.preprocess,
             batch=-(-min(batch, len(source)) // self.mesh.size) * self.mesh.size,
-            size=self.card.image_size,
-            resize=self.card.resize,
-            num_workers=num_workers,
-            skip_corrupt=skip_corrupt,
-            mean=self.card.mean,
-            std=self.card.std,
-            channels=checkpoint.num_channels(self.params),
+            reading=data.Reading(num_workers=num_workers, skip_corrupt=skip_corrupt),
         )
         compute = self._compile(tuple(names))
         rows = sharding.batch_sharding(self.mesh)
@@ -217,9 +220,6 @@ class Predictor:
             outputs['probabilities'] = self.task.answer(result)
         return outputs
 
-    def _image_shape(self) -> tuple[int, int, int]:
-        return (*self.card.image_size, checkpoint.num_channels(self.params))
-
 
 class _One:
     """A source of one image without a label."""
@@ -227,22 +227,16 @@ class _One:
     class_names: tuple[str, ...] = ()
 
     def __init__(self, image: Any):
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-            raise ValueError(
-                f'found an image of {pixels.dtype} {pixels.shape}, expected pixels of '
-                'uint8 (height, width, channels)'
-            )
-        self._pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        self._image = image
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: SupportsIndex) -> data.Example:
-        return {'image': self._pixels, 'label': -1, 'name': 'the image'}
+        return {'image': self._image, 'label': -1, 'name': 'the image'}
 
     def fingerprint(self) -> str:
-        return data.sources.sha256(self._pixels.tolist())
+        return data.sources.sha256(np.asarray(self._image).tobytes().hex())
 
 
 def top(

@@ -1,7 +1,7 @@
 """Optimizers, learning rate schedules, and which parameters they train."""
 
 from vit_jax.optim.groups import layers, multipliers, trainable
-from vit_jax.optim.optimizer import create_optimizer
+from vit_jax.optim.optimizer import create_optimizer, optimizer_of
 from vit_jax.optim.schedules import Schedule, create_learning_rate_schedule
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     'create_optimizer',
     'layers',
     'multipliers',
+    'optimizer_of',
     'trainable',
 ]

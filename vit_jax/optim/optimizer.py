@@ -1,5 +1,7 @@
 """The optimizer of a run: its learning-rate schedule, and what it leaves alone."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -53,6 +55,15 @@ OPTIMIZERS = {
 }
 
 
+def optimizer_of(name: str) -> Callable[..., optax.GradientTransformation]:
+    """Returns the optimizer of that name, or the user's own `package.module:Name`.
+
+    Raises:
+        ValueError: there is none; it suggests the nearest.
+    """
+    return lookup(OPTIMIZERS, name, 'config.optimizer')
+
+
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer: clip by global norm, then one of OPTIMIZERS.
 
@@ -65,7 +76,7 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     learning_rate = create_learning_rate_schedule(
         config.total_steps, config.base_lr, config.decay_type, config.warmup_steps
     )
-    make = lookup(OPTIMIZERS, config.optimizer, 'config.optimizer')
+    make = optimizer_of(config.optimizer)
     steps = [
         optax.clip_by_global_norm(config.grad_norm_clip),
         make(learning_rate, config),

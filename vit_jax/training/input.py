@@ -9,7 +9,6 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vit_jax import config as config_lib
 from vit_jax import data
 from vit_jax.evaluation import accuracy
 from vit_jax.runtime import hosts, sharding
@@ -43,19 +42,11 @@ def train_batches(
     """Returns batch `start` and all that follow, on this host."""
     return data.train_batches(
         source,
+        data.Augment.from_config(config),
         batch=config.batch,
-        size=config_lib.image_size(config),
         seed=config.seed,
         start=start,
-        resize=config.pp.resize,
-        min_area=config.pp.min_area,
-        flip=config.pp.flip,
-        num_workers=config.num_workers,
-        num_threads=config.num_threads,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        skip_corrupt=config.skip_corrupt,
-        channels=config.pp.channels,
+        reading=_reading(config, config.num_workers),
     )
 
 
@@ -65,16 +56,20 @@ def eval_batches(
     """Returns every example of a source once, on this host."""
     return data.eval_batches(
         source,
+        data.Preprocess.from_config(config),
         batch=accuracy.batch_size(config.batch_eval, len(source), num_devices),
-        size=config_lib.image_size(config),
-        resize=config.pp.resize,
-        num_threads=config.num_threads,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        skip_corrupt=config.skip_corrupt,
-        mean=config.pp.mean,
-        std=config.pp.std,
-        channels=config.pp.channels,
+        reading=_reading(config),
+    )
+
+
+def _reading(config: ConfigDict, num_workers: int = 0) -> data.Reading:
+    """Returns how this host reads its part of each batch."""
+    return data.Reading(
+        config.num_threads,
+        num_workers,
+        config.skip_corrupt,
+        jax.process_index(),
+        jax.process_count(),
     )
 
 

@@ -118,14 +118,15 @@ class Plan:
             results: what was reached.
         """
         config = self.config
+        preprocess = data.Preprocess.from_config(config)
         return checkpoint.ModelCard(
             model=config.model.to_dict(),
             num_classes=len(self.class_names),
-            image_size=config_lib.image_size(config),
+            image_size=preprocess.size,
             class_names=list(self.class_names),
-            resize=config.pp.resize,
-            mean=_one_or_each(config.pp.mean),
-            std=_one_or_each(config.pp.std),
+            resize=preprocess.resize,
+            mean=preprocess.mean,
+            std=preprocess.std,
             task=config.task,
             source={
                 'dataset': _absolute(config.dataset),
@@ -144,6 +145,7 @@ class Plan:
         """Raises a ValueError for what could not be run with this data."""
         config, images = self.config, self.sources['train']
         config_lib.check(config, num_devices=jax.device_count())
+        data.Augment.from_config(config)  # refuses unknown operations
         if config.batch > len(images):
             raise ValueError(
                 f'There are {len(images)} training examples ({config.pp.train}), '
@@ -161,6 +163,11 @@ def checked(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     hosts.agree(keys_all_hosts_share(config) | {'the code': hosts.code(), **versions()})
     config_lib.check(config, num_devices=jax.device_count())
+    # Whether there are such, perhaps in the user's own code.
+    task_of(config.task)
+    optim.optimizer_of(config.optimizer)
+    for operation in config.pp.augment or ():
+        data.augment.parse(operation)
     return config
 
 
@@ -269,10 +276,6 @@ def keys_all_hosts_share(config: ConfigDict) -> dict[str, Any]:
 def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network as it is trained."""
     return models.for_run(config, num_classes)
-
-
-def _one_or_each(values: Sequence[float]) -> float | tuple[float, ...]:
-    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _absolute(path: str | None) -> str | None:

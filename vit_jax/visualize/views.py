@@ -226,8 +226,8 @@ def visible_part(
     if card.resize is None:
         return pixels
     height, width = pixels.shape[:2]
-    # As data/ops.py does it: the shorter side to `resize`, larger where the crop asks
-    # for more.
+    # As data/images/ops.py does it: the shorter side to `resize`, larger where the crop
+    # asks for more.
     scale = max(
         card.resize / min(height, width),
         card.image_size[0] / height,

@@ -1,6 +1,10 @@
-"""Numbers in about three digits, with a unit."""
+"""Numbers in about three digits, with a unit; and what pixels are measured by."""
 
 from collections.abc import Sequence
+
+# The middle of the pixels 0 … 255. The published models take (x - MID_GREY) / MID_GREY,
+# which is from -1 to 1.
+MID_GREY = 127.5
 
 
 def readable_bytes(count: float) -> str:

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from vit_jax import data
-from vit_jax.data import pipeline
 from vit_jax.data.datasets import folder
 
 
@@ -228,14 +227,16 @@ class TestFolderOfClasses:
 
     def test_trains(self, root):
         source = data.open_folder(root).source('train')
-        with data.train_batches(source, batch=5, size=(8, 8), seed=0) as batches:
+        with data.train_batches(
+            source, data.Augment((8, 8)), batch=5, seed=0
+        ) as batches:
             assert next(batches)['image'].shape == (5, 8, 8, 3)
 
     def test_a_file_that_does_not_decode_is_named(self, tmp_path):
         make(tmp_path, 'train/a/1.jpg')
         (tmp_path / 'train/a/2.jpg').write_bytes(jpeg()[:-50])
         source = data.open_folder(tmp_path).source('train')
-        batches = pipeline.eval_batches(source, batch=2, size=(8, 8))
+        batches = data.eval_batches(source, data.Preprocess((8, 8)), batch=2)
         with pytest.raises(data.UndecodableImage, match=r'train/a/2\.jpg does not'):
             next(batches)
 
@@ -331,8 +332,7 @@ def test_packed_names_are_small(tmp_path):
 LIST = """
 import gc, os, pathlib, pickle, sys, time
 from vit_jax import data
-from vit_jax.data import pipeline
-import pipeline_test
+import batches as helper
 
 def resident():
     gc.collect()
@@ -340,15 +340,15 @@ def resident():
     return 1024 * int(status.split('VmRSS:')[1].split()[0])
 
 # Once on a small source, so that only the list counts below.
-warm = pipeline_test.Pictures(64)
-with data.train_batches(warm, batch=64, size=(32, 32), seed=0) as batches:
+warm = helper.Pictures(64)
+with data.train_batches(warm, data.Augment((32, 32)), batch=64, seed=0) as batches:
     next(batches)
 before = resident()
 start = time.perf_counter()
 source = data.open_folder(sys.argv[1], holdout=0.0).source('train')
 listed = time.perf_counter() - start
 after = resident()
-with data.train_batches(source, batch=64, size=(32, 32), seed=0) as batches:
+with data.train_batches(source, data.Augment((32, 32)), batch=64, seed=0) as batches:
     next(batches)
 seconds = time.perf_counter() - start
 pickled = len(pickle.dumps(source))

@@ -71,7 +71,7 @@ def test_it_is_a_source_that_travels(album):
     assert photos.fingerprint() != Photos(album / 'b.jpg').fingerprint()
     with pytest.raises(IndexError):
         photos[3]
-    (batch,) = data.eval_batches(photos, batch=4, size=(2, 2))
+    (batch,) = data.eval_batches(photos, data.Preprocess((2, 2)), batch=4)
     assert batch['label'].tolist() == [-1, -1, -1, 0]
     np.testing.assert_array_equal(batch['mask'], [1, 1, 1, 0])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.images import jpeg, ops
+from vit_jax.data.images import decoding, jpeg
 
 HEIGHT, WIDTH = 101, 147
 SUBSAMPLING = {'4:4:4': 0, '4:2:2': 1, '4:2:0': 2}
@@ -39,12 +39,13 @@ def boxes(height: int, width: int) -> list[jpeg.Box]:
 
 
 def assert_parts_are_of_the_whole(data: bytes):
-    whole = ops.decode(data)
-    assert ops.jpeg_size(data) == whole.shape[:2]
+    whole = decoding.decode(data)
+    assert decoding.jpeg_size(data) == whole.shape[:2]
     for box in boxes(*whole.shape[:2]):
         top, left, height, width = box
         np.testing.assert_array_equal(
-            ops.decode(data, box=box), whole[top : top + height, left : left + width]
+            decoding.decode(data, box=box),
+            whole[top : top + height, left : left + width],
         )
 
 
@@ -88,10 +89,10 @@ def test_no_more_rows_are_decoded_than_needed(photo, monkeypatch):
             or real(*args, buffer=buffer, **kwargs)
         ),
     )
-    ops.decode(encode(photo), box=(10, 20, 30, 40))
-    ops.decode(encode(photo, 3), box=(10, 20, 30, 40))
-    ops.decode(encode(photo, 6), box=(10, 20, 30, 40))
-    ops.decode(encode(photo), box=(10, 20, HEIGHT - 10, 40))
+    decoding.decode(encode(photo), box=(10, 20, 30, 40))
+    decoding.decode(encode(photo, 3), box=(10, 20, 30, 40))
+    decoding.decode(encode(photo, 6), box=(10, 20, 30, 40))
+    decoding.decode(encode(photo), box=(10, 20, HEIGHT - 10, 40))
     assert sizes == [42, HEIGHT - 10 + 2, HEIGHT - 20 + 2, None]
 
 
@@ -101,8 +102,8 @@ def test_a_file_that_ends_too_early_is_found_out(photo, box, part):
     data = encode(photo)
     start = data.index(b'\xff\xda')
     data = data[: start + int(part * (len(data) - 2 - start))]
-    with pytest.raises(ops.UndecodableImage, match=r'a\.jpg does not decode'):
-        ops.decode(data, 'a.jpg', box=box)
+    with pytest.raises(decoding.UndecodableImage, match=r'a\.jpg does not decode'):
+        decoding.decode(data, 'a.jpg', box=box)
 
 
 def test_damage_is_found_in_the_rows_that_are_needed(photo):
@@ -110,9 +111,9 @@ def test_damage_is_found_in_the_rows_that_are_needed(photo):
     third = data.index(b'\xff\xd2')  # of the restart markers: behind row 48
     data = data[: third - 40] + bytes(40) + data[third:]
     for box in (None, (60, 0, 20, 20), (0, 0, 60, 20)):
-        with pytest.raises(ops.UndecodableImage, match='Corrupt JPEG data'):
-            ops.decode(data, box=box)
-    assert ops.decode(data, box=(0, 0, 20, 20)).shape == (20, 20, 3)
+        with pytest.raises(decoding.UndecodableImage, match='Corrupt JPEG data'):
+            decoding.decode(data, box=box)
+    assert decoding.decode(data, box=(0, 0, 20, 20)).shape == (20, 20, 3)
 
 
 @pytest.mark.parametrize('orientation', [1, 6])
@@ -121,12 +122,12 @@ def test_bytes_between_segments_do_no_harm(photo, orientation):
     # Behind the segment with the orientation; libjpeg warns of it.
     at = 4 + int.from_bytes(good[4:6], 'big')
     data = good[:at] + b'\0\0\0' + good[at:]
-    whole = ops.decode(good)  # the other one by Pillow, with another DCT
-    assert np.abs(ops.decode(data).astype(int) - whole).mean() < 2
-    assert ops.decode(data, box=(3, 5, 10, 20)).shape == (10, 20, 3)
+    whole = decoding.decode(good)  # the other one by Pillow, with another DCT
+    assert np.abs(decoding.decode(data).astype(int) - whole).mean() < 2
+    assert decoding.decode(data, box=(3, 5, 10, 20)).shape == (10, 20, 3)
 
 
 @pytest.mark.parametrize('header', [b'', b'\xff\xd8', b'\xff\xd8\xff\xe1', b'no'])
 def test_headers_that_say_nothing(header):
     assert jpeg.read_header(header) == jpeg.Header()
-    assert ops.jpeg_size(header) is None
+    assert decoding.jpeg_size(header) is None

@@ -1,8 +1,4 @@
-"""Folders of images and CSV manifests.
-
-A million path strings take over 100 MB in every process. The lists here are packed:
-names one after another in an array of bytes, and a number per file for its directory.
-"""
+"""Folders of images and CSV manifests, listed in packed strings."""
 
 import contextlib
 import csv
@@ -17,17 +13,32 @@ from typing import SupportsIndex
 
 import numpy as np
 from absl import logging
-from jaxtyping import Int, Int32, UInt8, UInt32, UInt64
+from jaxtyping import Int, Int32, UInt32, UInt64
 
 from vit_jax.data import sources
+from vit_jax.data.datasets.packed_strings import PackedStrings
 from vit_jax.words import suggest
 
-# fmt: off
-EXTENSIONS = frozenset({
-    '.avif', '.bmp', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.npy', '.pbm', '.pgm',
-    '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp',
-})
-# fmt: on
+EXTENSIONS = frozenset(
+    [
+        '.avif',
+        '.bmp',
+        '.gif',
+        '.jfif',
+        '.jpe',
+        '.jpeg',
+        '.jpg',
+        '.npy',
+        '.pbm',
+        '.pgm',
+        '.png',
+        '.pnm',
+        '.ppm',
+        '.tif',
+        '.tiff',
+        '.webp',
+    ]
+)
 _SPLITS = {
     'train': 'train',
     'val': 'validation',
@@ -103,37 +114,6 @@ def open_manifest(path: str | os.PathLike, *, holdout: float = 0.1) -> sources.D
     """
     path = pathlib.Path(path)
     return _pack(str(path), _read_manifest(path), holdout)
-
-
-class PackedStrings(Sequence):
-    """Byte strings, one after another in one array."""
-
-    def __init__(self, blob: UInt8[np.ndarray, ' bytes'], ends: Int[np.ndarray, ' n']):
-        small = len(blob) < 1 << 32
-        self.blob = blob
-        self.ends = ends.astype(np.uint32 if small else np.uint64)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> bytes:
-        start = self.ends[index - 1] if index else 0
-        return self.blob[start : self.ends[index]].tobytes()
-
-    def take(self, indices: Int[np.ndarray, ' m']) -> 'PackedStrings':
-        """Returns the strings at `indices`, in that order."""
-        lengths = np.diff(self.ends, prepend=self.ends.dtype.type(0))[indices]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        blob = np.empty(ends[-1] if len(ends) else 0, np.uint8)
-        for i in range(0, len(indices), 8192):  # bounds the temporary indices
-            part = slice(i, i + 8192)
-            # From where each byte comes: its place in its string, after the start.
-            starts = self.ends[indices[part]] - lengths[part]
-            first = ends[i] - lengths[i]
-            shift = starts.astype(np.int64) - (ends[part] - lengths[part])
-            places = np.arange(first, ends[part][-1])
-            blob[places] = self.blob[places + np.repeat(shift, lengths[part])]
-        return PackedStrings(blob, ends)
 
 
 class Files:

@@ -79,12 +79,12 @@ class Photos:
         try:
             image = self._read(name)
         except (OSError, fetch.DownloadError) as error:
-            from vit_jax.data.images import ops  # imports cv2
+            from vit_jax.data.images import decoding  # imports cv2
 
             # What cannot be read is one bad image among others.
             is_web = isinstance(error, fetch.DownloadError)
             reason = error.reason if is_web else error.strerror or str(error)
-            raise ops.UndecodableImage(name, reason) from error
+            raise decoding.UndecodableImage(name, reason) from error
         return {'image': image, 'label': -1, 'name': name}
 
     def __repr__(self) -> str:
