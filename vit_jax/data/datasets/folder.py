@@ -19,26 +19,12 @@ from vit_jax.data import sources
 from vit_jax.data.datasets.packed_strings import PackedStrings
 from vit_jax.words import suggest
 
-EXTENSIONS = frozenset(
-    [
-        '.avif',
-        '.bmp',
-        '.gif',
-        '.jfif',
-        '.jpe',
-        '.jpeg',
-        '.jpg',
-        '.npy',
-        '.pbm',
-        '.pgm',
-        '.png',
-        '.pnm',
-        '.ppm',
-        '.tif',
-        '.tiff',
-        '.webp',
-    ]
-)
+# fmt: off
+EXTENSIONS = frozenset({
+    '.avif', '.bmp', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.npy', '.pbm', '.pgm',
+    '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp',
+})
+# fmt: on
 _SPLITS = {
     'train': 'train',
     'val': 'validation',
