@@ -131,9 +131,9 @@ def training_config(args: argparse.Namespace) -> ConfigDict:
 
 def network(config: ConfigDict, **fields: Any) -> Any:
     """Returns the module of a training configuration."""
-    from vit_jax.training import plan
+    from vit_jax import models
 
-    model = plan.create_model(config, NUM_CLASSES)
+    model = models.for_run(config, NUM_CLASSES)
     return model.clone(**fields)
 
 
