@@ -40,7 +40,6 @@ ELSEWHERE = {
     'inference/predictor.py': 'predict_test.py',
     'models/arrays.py': 'training/state_test.py',
     'models/__main__.py': 'system/readme_test.py',
-    'models/blocks.py': 'models/vit_test.py',
     'models/cudnn.py': 'models/attention_test.py',
     'models/family.py': 'models/families_test.py',
     'models/layers.py': 'models/vit_test.py',

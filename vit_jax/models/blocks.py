@@ -40,6 +40,8 @@ class Block:
         gelu: of fields.GELUS.
         norm_epsilon: of LayerNorm.
         attention: of ATTENTIONS.
+        layer_scale: what the factors of LayerScale begin with (Touvron et al., 2021),
+            (d) after attention and (d) after the MLP; None: without.
     """
 
     num_heads: int
@@ -50,6 +52,7 @@ class Block:
     gelu: str = 'tanh'
     norm_epsilon: float = fields.NORM_EPSILON
     attention: str = 'auto'
+    layer_scale: float | None = None
 
     def __post_init__(self):
         fields.check_one_of('gelu', self.gelu, fields.GELUS)
@@ -85,8 +88,14 @@ class EncoderBlock(nn.Module):
         )
         dropout = nn.Dropout(options.dropout_rate, deterministic=not train)
 
-        x = x + dropout(attention(ln_1(x), train))
-        x = x + mlp(ln_2(x), train)
+        def scaled(y: Float[Array, 'b n d'], name: str) -> Float[Array, 'b n d']:
+            if options.layer_scale is None:
+                return y
+            first = nn.initializers.constant(options.layer_scale)
+            return y * self.param(name, first, y.shape[-1:]).astype(options.dtype)
+
+        x = x + scaled(dropout(attention(ln_1(x), train)), 'layer_scale_attention')
+        x = x + scaled(mlp(ln_2(x), train), 'layer_scale_mlp')
         self.sow(INTERMEDIATES, 'tokens', x)
         return x
 
