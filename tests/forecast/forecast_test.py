@@ -18,6 +18,7 @@ from vit_jax.checkpoint.formats import npz
 from vit_jax.forecast import answer, forecast, measure
 from vit_jax.forecast import program as program_lib
 from vit_jax.runtime import machine, memory
+from vit_jax.training import input as input_lib
 from vit_jax.training import plan as plan_lib
 from vit_jax.training import step as train_step
 
@@ -203,6 +204,26 @@ def test_input_that_does_not_keep_up(ask, monkeypatch):
         'the device will wait for data; --config.num_workers is 0, '
         '--config.num_threads is 1, --config.cache.where is None'
     ) in text
+
+
+@pytest.mark.parametrize('where', ['memory', 'folder'])
+def test_the_input_is_that_of_the_run(ask, photos, tmp_path, monkeypatch, where):
+    """A cache is read as the run will read it, of a few images, and written nowhere."""
+    kinds = []
+    real = input_lib.train_batches
+    monkeypatch.setattr(
+        input_lib,
+        'train_batches',
+        lambda config, source, start: (
+            kinds.append(type(source).__name__) or real(config, source, start)
+        ),
+    )
+    place = where if where == 'memory' else tmp_path / 'cache'
+    code, text = ask(f'--config.cache.where={place}', '--config.batch=8')
+    assert code == 0
+    assert set(kinds) == {'Cached'}
+    assert ('of images, kept decoded' in text) == (where == 'memory')
+    assert not (tmp_path / 'cache').exists()
 
 
 def test_more_room_than_needed(ask, monkeypatch):
