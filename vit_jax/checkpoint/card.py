@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.files import atomic
+from vit_jax.words.units import MID_GREY
 
 Number = int | float
 
@@ -42,8 +43,8 @@ class ModelCard:
     image_size: Sequence[int]
     class_names: Sequence[str] | None = None
     resize: int | None = None
-    mean: Number | Sequence[Number] = 127.5
-    std: Number | Sequence[Number] = 127.5
+    mean: Number | Sequence[Number] = MID_GREY
+    std: Number | Sequence[Number] = MID_GREY
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     task: str = 'classes'
 

@@ -8,6 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from vit_jax.words.units import MID_GREY
+
 # What a port computes differently from the original; see models.VisionTransformer.
 NUMERICS = (
     'model.gelu',
@@ -58,13 +60,13 @@ def inherit_numerics(
                 scope[leaf] = value
     for key in ('mean', 'std'):
         if config.pp[key] is None:
-            value = before.get(f'pp.{key}') or getattr(card, key, 127.5)
+            value = before.get(f'pp.{key}') or getattr(card, key, MID_GREY)
             value = tuple(value) if isinstance(value, Iterable) else (value,)
             if len(value) not in (1, config.pp.channels):
                 # The mean of red, green and blue is the best guess for others.
                 value = (sum(value) / len(value),)
             config.pp[key] = value
-            if value != (127.5,):
+            if value != (MID_GREY,):
                 found[f'pp.{key}'] = value
     return found
 

@@ -27,6 +27,7 @@ from vit_jax.runtime import compiler, sharding
 from vit_jax.tasks import CLASSES, Task, task_of
 from vit_jax.training import loss_scale
 from vit_jax.training.state import DROPOUT_STREAM, TrainState, stream
+from vit_jax.words.units import MID_GREY
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ COMPILER_OPTIONS = {'xla_allow_excess_precision': False}
 
 
 # What the published models take: pixels 0…255 become -1…1.
-MEAN = STD = (127.5,)
+MEAN = STD = (MID_GREY,)
 
 
 def normalize(

@@ -22,6 +22,7 @@ from vit_jax.checkpoint.ports.translate import PortWeights
 from vit_jax.checkpoint.weights import TreeWeights, Weights
 from vit_jax.files import atomic
 from vit_jax.models.zoo import google_files
+from vit_jax.words.units import MID_GREY
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 WEIGHTS = 'model.safetensors'
@@ -170,7 +171,7 @@ def _fits(
 def _pixels(values: Any) -> tuple[float, ...] | float:
     """Returns a mean or deviation for pixels of 0 … 255 from one for 0 … 1."""
     if not values:
-        return 127.5
+        return MID_GREY
     found = tuple(255 * float(value) for value in values)
     return found[0] if len(set(found)) == 1 else found
 
