@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from vit_jax import config as config_lib
 from vit_jax import models
 from vit_jax.checkpoint import augreg
-from vit_jax.models import fields
+from vit_jax.words.suggest import unknown
 
 
 def get_config(model_or_filename: str) -> ConfigDict:
@@ -32,7 +32,7 @@ def get_config(model_or_filename: str) -> ConfigDict:
         model = augreg.parse(filename).model
         config.pretrained = folder + f'/{filename}.npz'
     else:
-        raise fields.unknown('model of AugReg', filename, augreg.RECOMMENDED)
+        raise unknown('model of AugReg', filename, augreg.RECOMMENDED)
     config_lib.set_model(config, model)
     config.model.transformer.dropout_rate = 0.0
     config.base_lr = 0.03

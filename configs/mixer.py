@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import models
 from vit_jax.configs import vit
-from vit_jax.models import fields
+from vit_jax.words.suggest import unknown
 
 SHORT_NAMES = {
     short.removeprefix('mixer_'): name
@@ -34,7 +34,7 @@ def get_config(argument: str) -> ConfigDict:
     name, _, dataset = argument.partition(',')
     name = SHORT_NAMES.get(name, name)
     if name not in SHORT_NAMES.values():
-        raise fields.unknown('Mixer', name, SHORT_NAMES)
+        raise unknown('Mixer', name, SHORT_NAMES)
     config = vit.get_config(f'{name},{dataset}')
     config.pp.crop = 224
     return config

@@ -131,8 +131,11 @@ def test_predict_takes_files_pictures_and_pixels(photos, weights):
 @pytest.mark.parametrize(
     ('image', 'message'),
     [
-        (np.zeros((4, 4, 3)), r'float64 \(4, 4, 3\), expected pixels of uint8'),
-        (np.zeros((4, 4, 3, 1), np.uint8), r'expected pixels of uint8'),
+        (
+            np.zeros((4, 4, 3)),
+            r'an array float64\[4, 4, 3\], expected an encoded file or uint8 pixels',
+        ),
+        (np.zeros((4, 4, 3, 1), np.uint8), r'expected an encoded file or uint8 pixels'),
         ('test', 'found 15 images, expected one'),
         ('test/none.png', 'none.png'),
     ],

@@ -66,6 +66,7 @@ NEW_VALUES = {
     'accum_steps': 2,
     'batch': 64,
     'cache.shrink': 256,
+    'pp.augment': ('flip',),
     'cache.where': '/c',
     'dataset': 'mnist',
     'num_threads': 3,

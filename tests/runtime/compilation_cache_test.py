@@ -29,7 +29,7 @@ def python(code: str, *arguments: str, **variables: str) -> str:
 
 ENABLE = """
 import sys
-from vit_jax import compilation_cache
+from vit_jax.runtime import compilation_cache
 print(compilation_cache.enable(*sys.argv[1:]))
 """
 COMPILE = """

@@ -15,7 +15,7 @@ ROOT = declared.ROOT
 NAMES = {
     'vit_jax': ['Predictor', 'finetune', 'get_model', 'load', '__version__'],
     'vit_jax.checkpoint': [
-        *('ModelCard', 'Weights', 'augreg', 'card_of', 'fetch', 'find_card'),
+        *('ModelCard', 'Weights', 'augreg', 'card_of', 'find_card'),
         *('get_augreg_df', 'interpolate_posembed', 'load', 'load_model'),
         *('load_pretrained', 'num_channels', 'open', 'resize_posembed', 'save'),
     ],

@@ -89,7 +89,7 @@ class Predictor:
         return cls(model, params, card)
 
     @property
-    def preprocess(self) -> data.Preprocess:
+    def preprocess(self) -> 'data.Preprocess':
         """From an image to what the model takes."""
         return data.Preprocess.from_card(
             self.card, checkpoint.num_channels(self.params)
