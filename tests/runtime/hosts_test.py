@@ -241,7 +241,7 @@ def refused(recipe, run, *arguments, codes=(2, 2), **how) -> list[str]:
             ['config.checkpoint_every: 2 on host 0, 9 on host 1'],
         ),
         (
-            None, "from vit_jax import hosts; hosts.code = lambda: 'another'",
+            None, "from vit_jax.runtime import hosts; hosts.code = lambda: 'another'",
             ['the code: ', "'another' on host 1"],
         ),
         ('--workdir={other}', None, ['file system that all hosts share']),
