@@ -27,13 +27,13 @@ SETTINGS = {
 # Evaluations that last; the file tells that one has begun.
 LONG_EVALUATION = """
 import pathlib, time
-from vit_jax import evaluate
-original = evaluate.evaluate
+from vit_jax.evaluation import accuracy
+original = accuracy.evaluate
 def long(*args):
     pathlib.Path({began!r}).touch()
     time.sleep(5)
     return original(*args)
-evaluate.evaluate = long
+accuracy.evaluate = long
 """
 
 
