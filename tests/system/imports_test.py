@@ -35,11 +35,6 @@ FLOORS = (
     ),
 )
 DOORS = FLOORS[-1]
-# Not by the order alone: files are the lowest, and know nothing of networks.
-EXCEPTIONS = {
-    # A run reports what it forecasts and the recipes it starts from.
-    'fine_tuning.py': {'configs'},
-}
 # Not TensorFlow, not PyTorch, and nothing that brings them or is on its way out.
 BANNED = re.compile(
     r'(tensorflow|tensorflow_text|torch|torchvision|clu)(\.|$)'
@@ -116,7 +111,6 @@ def test_rooms_import_only_from_lower_floors(path):
     if room == '__init__':
         return
     found = rooms(imports(ast.parse(path.read_text()))) - {room}
-    found -= EXCEPTIONS.get(inside.as_posix(), set())
     is_door = inside.name == '__main__.py'  # a door inside a room
     floor = len(FLOORS) if is_door else floor_of(room)
     assert {name for name in found if floor_of(name) >= floor} == set()
