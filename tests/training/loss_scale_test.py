@@ -73,7 +73,7 @@ def started(devices=1, **settings):
     config.update_from_flattened_dict(settings)
     mesh = sharding.make_mesh(config.sharding.fsdp, jax.devices()[:devices])
     optimizer = optim.create_optimizer(config)
-    model = plan.create_model(config, 5)
+    model = models.for_run(config, 5)
     state = Initializer(config, 5, optimizer, mesh).state(tuple('abcde'))
 
     def batch(s):

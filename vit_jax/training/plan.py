@@ -77,7 +77,7 @@ class Plan:
     @functools.cached_property
     def model(self) -> nn.Module:
         """The network as it is trained."""
-        return create_model(self.config, len(self.class_names))
+        return models.for_run(self.config, len(self.class_names))
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -271,11 +271,6 @@ def keys_all_hosts_share(config: ConfigDict) -> dict[str, Any]:
         for key, value in config_lib.flatten(config).items()
         if key not in _OWN
     }
-
-
-def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """Returns the network as it is trained."""
-    return models.for_run(config, num_classes)
 
 
 def _absolute(path: str | None) -> str | None:
