@@ -6,41 +6,22 @@
 - rules.py: `check`, which refuses before any work starts what could only fail later.
 """
 
-import importlib
-from typing import Any
+from vit_jax.words import lazy
 
 # Imported when asked for: rules know the networks, which takes JAX, and the help of the
 # command line does not.
-_HOMES = {
-    'GONE': 'gone',
-    'GONE_WHAT': 'gone',
-    'KEYS': 'keys',
-    'NUMERICS': 'derived',
-    'check': 'rules',
-    'check_fsdp': 'rules',
-    'choose_splits': 'derived',
-    'default': 'defaults',
-    'flatten': 'defaults',
-    'image_size': 'defaults',
-    'inherit_numerics': 'derived',
-    'is_what': 'defaults',
-    'keys_with_none': 'defaults',
-    'largest_crop': 'derived',
-    'parameter_names': 'rules',
-    'resolve': 'derived',
-    'set_key': 'defaults',
-    'set_model': 'derived',
-}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
-        return getattr(module, name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy.face(
+    __name__,
+    {
+        'defaults': (
+            'default', 'flatten', 'image_size', 'is_what', 'keys_with_none', 'set_key',
+        ),
+        'derived': (
+            'NUMERICS', 'choose_splits', 'inherit_numerics', 'largest_crop', 'resolve',
+            'set_model',
+        ),
+        'gone': ('GONE', 'GONE_WHAT'),
+        'keys': ('KEYS',),
+        'rules': ('check', 'check_fsdp', 'parameter_names'),
+    },
+)  # fmt: skip

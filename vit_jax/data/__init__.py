@@ -12,46 +12,22 @@ Nothing is imported before it is used: Grain alone takes a second and defines ab
 flags.
 """
 
-import importlib
+from vit_jax.words import lazy
 
-_HOMES = {
-    'Augment': 'images.augment',
-    'Dataset': 'sources',
-    'Example': 'sources',
-    'Picked': 'sources',
-    'Preprocess': 'images.preprocess',
-    'Reading': 'pipeline',
-    'Source': 'sources',
-    'UndecodableImage': 'images.decoding',
-    'cached': 'cache',
-    'decode': 'images.decoding',
-    'eval_batches': 'pipeline',
-    'open_dataset': 'open',
-    'open_folder': 'datasets.folder',
-    'open_manifest': 'datasets.folder',
-    'pixels': 'images.decoding',
-    'train_batches': 'pipeline',
-}
-_MODULES = {
-    'augment': 'images.augment',
-    'folder': 'datasets.folder',
-    'ops': 'images.ops',
-    'pipeline': 'pipeline',
-    'sources': 'sources',
-    'splits': 'splits',
-}
-
-__all__ = sorted([*_HOMES, *_MODULES])
-
-
-def __getattr__(name: str):
-    if name in _HOMES:
-        module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
-        return getattr(module, name)
-    if name in _MODULES:
-        return importlib.import_module(f'{__name__}.{_MODULES[name]}')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy.face(
+    __name__,
+    {
+        'cache': ('cached',),
+        'datasets.folder': ('open_folder', 'open_manifest'),
+        'images.augment': ('Augment',),
+        'images.decoding': ('UndecodableImage', 'decode', 'pixels'),
+        'images.preprocess': ('Preprocess',),
+        'open': ('open_dataset',),
+        'pipeline': ('Reading', 'eval_batches', 'train_batches'),
+        'sources': ('Dataset', 'Example', 'Picked', 'Source'),
+    },
+    modules=(
+        'datasets.folder', 'images.augment', 'images.ops', 'pipeline', 'sources',
+        'splits',
+    ),
+)  # fmt: skip

@@ -3,47 +3,26 @@
 Imported when asked for: JAX takes seconds, and the help of a command does not need it.
 """
 
-import importlib
-from typing import Any
+from vit_jax.words import lazy
 
-_HOMES = {
-    'AUGREG_CONFIGS': 'zoo.registry',
-    'AUGREG_NAMES': 'zoo.google',
-    'FAMILIES': 'families',
-    'Family': 'family',
-    'MODEL_CONFIGS': 'zoo.registry',
-    'MlpMixer': 'mixer',
-    'NORM_EPSILON': 'fields',
-    'SHORT_NAMES': 'zoo.google',
-    'VisionTransformer': 'vit',
-    'family_of': 'families',
-    'for_run': 'zoo.registry',
-    'from_config': 'zoo.registry',
-    'get_config': 'zoo.registry',
-    'get_model': 'zoo.registry',
-    'input_kernel': 'families',
-    'known_families': 'families',
-    'list_models': 'zoo.registry',
-    'num_parameters': 'parameters',
-    'num_prefix_tokens': 'grid',
-    'parameter_shapes': 'parameters',
-    'patch_grid': 'families',
-    'stack': 'stacking',
-    'unstack': 'stacking',
-    'variables': 'arrays',
-    'weight_shapes': 'arrays',
-    'weights': 'arrays',
-}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
-        return getattr(module, name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy.face(
+    __name__,
+    {
+        'arrays': ('variables', 'weight_shapes', 'weights'),
+        'families': (
+            'FAMILIES', 'family_of', 'input_kernel', 'known_families', 'patch_grid',
+        ),
+        'family': ('Family',),
+        'fields': ('NORM_EPSILON',),
+        'grid': ('num_prefix_tokens',),
+        'mixer': ('MlpMixer',),
+        'parameters': ('num_parameters', 'parameter_shapes'),
+        'stacking': ('stack', 'unstack'),
+        'vit': ('VisionTransformer',),
+        'zoo.google': ('AUGREG_NAMES', 'SHORT_NAMES'),
+        'zoo.registry': (
+            'AUGREG_CONFIGS', 'MODEL_CONFIGS', 'for_run', 'from_config', 'get_config',
+            'get_model', 'list_models',
+        ),
+    },
+)  # fmt: skip

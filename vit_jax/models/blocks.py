@@ -69,8 +69,8 @@ class EncoderBlock(nn.Module):
         """Returns x + MSA(LN(x)), and to that its MLP(LN(·)) added (eq. 2 and 3)."""
         options = self.options
         ln_1, ln_2 = (
-            layer_norm(options.dtype, name, options.norm_epsilon)
-            for name in ('LayerNorm_0', 'LayerNorm_1')
+            layer_norm(options.dtype, f'LayerNorm_{i}', options.norm_epsilon)
+            for i in range(2)
         )
         attention = MultiHeadDotProductAttention(
             options.num_heads,
@@ -80,11 +80,7 @@ class EncoderBlock(nn.Module):
             name=ATTENTION,
         )
         mlp = MlpBlock(
-            options.mlp_dim,
-            options.dropout_rate,
-            options.dtype,
-            options.gelu,
-            name=MLP,
+            options.mlp_dim, options.dropout_rate, options.dtype, options.gelu, name=MLP
         )
         dropout = nn.Dropout(options.dropout_rate, deterministic=not train)
 

@@ -77,29 +77,20 @@ def input_kernel(names: Container[str]) -> str | None:
 
 # How a run lets its network compute, whatever that is; and what a network does that has
 # no field for it.
-COMPUTING = {
-    'dtype': 'float32',
-    'remat': 'none',
-    'scan_layers': False,
-    'attention': 'auto',
-}
+COMPUTING = dict(dtype='float32', remat='none', scan_layers=False, attention='auto')
 
 
 def supported(family: Family, options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options without those that a family need not have a field for.
+    """The options without those that a family need not have a field for.
 
     Raises:
         ValueError: it is one that the network cannot follow.
     """
-    fields = family.fields()
-    for key, neutral in COMPUTING.items():
-        if key in options and key not in fields and options[key] != neutral:
+    without = {*COMPUTING} & {*options} - {*family.fields()}
+    for key in sorted(without):
+        if options[key] != COMPUTING[key]:
             raise ValueError(
                 f'{key} is {options[key]!r}, but the family {family.name} has no such '
-                f'option; leave it at {neutral!r}.'
+                f'option; leave it at {COMPUTING[key]!r}.'
             )
-    return {
-        key: value
-        for key, value in options.items()
-        if key in fields or key not in COMPUTING
-    }
+    return {key: value for key, value in options.items() if key not in without}

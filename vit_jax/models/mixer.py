@@ -67,8 +67,8 @@ class MixerBlock(nn.Module):
             )
 
         ln_1, ln_2 = (
-            layer_norm(options.dtype, name, options.norm_epsilon)
-            for name in ('LayerNorm_0', 'LayerNorm_1')
+            layer_norm(options.dtype, f'LayerNorm_{i}', options.norm_epsilon)
+            for i in range(2)
         )
         mix_tokens = mlp(options.tokens_mlp_dim, 'token_mixing')
         mix_channels = mlp(options.channels_mlp_dim, 'channel_mixing')
@@ -80,9 +80,8 @@ class MixerBlock(nn.Module):
 
     def _check_tokens(self, num_tokens: int) -> None:
         stored = self.get_variable('params', 'token_mixing')
-        if stored is not None and (n := stored['Dense_0']['kernel'].shape[0]) != (
-            num_tokens
-        ):
+        n = stored['Dense_0']['kernel'].shape[0] if stored else num_tokens
+        if n != num_tokens:
             raise ValueError(
                 f'This Mixer mixes {n} tokens, but these images make {num_tokens}: a '
                 'Mixer is bound to its number of tokens. Feed images of the size the '
@@ -103,13 +102,8 @@ class MlpMixer(nn.Module):
         tokens_mlp_dim: width of the MLPs across tokens.
         channels_mlp_dim: width of the MLPs across channels.
         model_name: for messages only.
-        head_bias_init: as in VisionTransformer.
-        head_init: as in VisionTransformer.
-        dtype: as in VisionTransformer.
-        remat: as in VisionTransformer.
-        scan_layers: as in VisionTransformer.
-        gelu: as in VisionTransformer.
-        norm_epsilon: as in VisionTransformer.
+        head_bias_init, head_init, dtype, remat, scan_layers, gelu, norm_epsilon: as in
+            VisionTransformer.
     """
 
     num_classes: int | None
@@ -165,15 +159,11 @@ class MlpMixer(nn.Module):
         x = x.reshape(-1, rows * columns, self.hidden_dim)
         self.sow(INTERMEDIATES, 'embedded', x)
 
+        names = (field.name for field in dataclasses.fields(Mixing))
+        options = Mixing(**{name: getattr(self, name) for name in names})
         x = apply_blocks(
             MixerBlock,
-            Mixing(
-                self.tokens_mlp_dim,
-                self.channels_mlp_dim,
-                self.gelu,
-                self.norm_epsilon,
-                self.dtype,
-            ),
+            options,
             x,
             train,
             stem=STEM,
@@ -210,24 +200,23 @@ def _facts_of_shapes(shapes: Shapes) -> Facts | None:
     }
 
 
+# What people say -> the field that says it.
+_FIELDS = {
+    'width': 'hidden_dim',
+    'depth': 'num_blocks',
+    'token MLP width': 'tokens_mlp_dim',
+    'channel MLP width': 'channels_mlp_dim',
+}
+
+
 def _facts_of_config(config: Any) -> Facts:
-    return {
-        'width': config['hidden_dim'],
-        'depth': config['num_blocks'],
-        'token MLP width': config['tokens_mlp_dim'],
-        'channel MLP width': config['channels_mlp_dim'],
-        'patch': tuple(config['patches']['size']),
-    }
+    facts = {fact: config[field] for fact, field in _FIELDS.items()}
+    return facts | {'patch': tuple(config['patches']['size'])}
 
 
 def _config_of_facts(facts: Facts) -> dict[str, Any]:
-    return {
-        'patches': {'size': facts['patch']},
-        'num_blocks': facts['depth'],
-        'hidden_dim': facts['width'],
-        'tokens_mlp_dim': facts['token MLP width'],
-        'channels_mlp_dim': facts['channel MLP width'],
-    }
+    config = {field: facts[fact] for fact, field in _FIELDS.items()}
+    return config | {'patches': {'size': facts['patch']}}
 
 
 FAMILY = Family(

@@ -6,6 +6,7 @@ network, whatever is inside.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -288,23 +289,17 @@ def _fold(layers: Sequence[Layer]) -> list[Layer]:
     """Returns layers, a block that equals the one before counted instead of told."""
     told: list[tuple[re.Match | None, list[Layer], list[Layer]]] = []
     for block, rows in _blocks(layers):
-        plain = [
-            dataclasses.replace(
-                row, name=row.name[block.end() :] if block else row.name
-            )
-            for row in rows
-        ]
-        if block and told and told[-1][0] and told[-1][1] == plain:
-            first, _, before = told[-1]
-            if first['stem'] == block['stem']:
-                name = f'{first[0]}…{block["number"]}'
-                more = before[0].repeats + 1
-                folded = [
-                    dataclasses.replace(row, name=name + row.name, repeats=more)
-                    for row in plain
-                ]
-                told[-1] = (first, plain, folded)
-                continue
+        start = block.end() if block else 0
+        plain = [dataclasses.replace(row, name=row.name[start:]) for row in rows]
+        first, before, shown = told[-1] if told else (None, [], [])
+        if block and first and before == plain and first['stem'] == block['stem']:
+            name = f'{first[0]}…{block["number"]}'
+            more = shown[0].repeats + 1
+            rows = [
+                dataclasses.replace(row, name=name + row.name, repeats=more)
+                for row in plain
+            ]
+            block, _, _ = told.pop()
         told.append((block, plain, rows))
     return [row for _, _, rows in told for row in rows]
 
@@ -312,16 +307,10 @@ def _fold(layers: Sequence[Layer]) -> list[Layer]:
 def _blocks(layers: Sequence[Layer]) -> Iterator[tuple[re.Match | None, list[Layer]]]:
     """Yields (name of the block or None, its layers), one after another."""
     pattern = re.compile(_block())
-    current, rows = None, []
-    for layer in layers:
-        block = pattern.match(layer.name)
-        if rows and (block and block[0]) != (current and current[0]):
-            yield current, rows
-            rows = []
-        current = block
-        rows.append(layer)
-    if rows:
-        yield current, rows
+    matched = ((pattern.match(layer.name), layer) for layer in layers)
+    for _, group in itertools.groupby(matched, lambda pair: pair[0] and pair[0][0]):
+        blocks, rows = zip(*group, strict=True)
+        yield blocks[0], list(rows)
 
 
 def block_of(layer: Layer) -> str:

@@ -101,18 +101,15 @@ def _unstack_blocks(node: dict, layers: int | None) -> dict:
         return node
     (stem,) = stacked
     leaves, treedef = jax.tree.flatten(node[stem])
-    if not leaves:
-        rest = {key: value for key, value in node.items() if key != stem}
-        if layers is None:
-            return node
-        return rest | {f'{stem}_{i}': node[stem] for i in range(layers)}
-    lengths = {np.shape(leaf)[:1] for leaf in leaves}
+    lengths = {np.shape(leaf)[:1] for leaf in leaves} or {(layers,)}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(
             f'Cannot unstack {stem}: its leaves have {sorted(lengths)} layers, '
             'expected one number for all of them.'
         )
     (length,) = lengths.pop()
+    if length is None:
+        return node
     rest = {key: value for key, value in node.items() if key != stem}
     return rest | {
         f'{stem}_{i}': treedef.unflatten([_layer(leaf, i) for leaf in leaves])

@@ -47,14 +47,7 @@ def run_part(run_dir: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no run directory.
     """
-    record = _json(run_dir / 'run.json')
-    config = _json(run_dir / 'config.json')
-    if record is None or config is None:
-        missing = 'run.json' if record is None else 'config.json'
-        raise ValueError(
-            f'{run_dir} is not a run directory, it has no {missing}: expected the '
-            '--workdir of python -m vit_jax.main'
-        )
+    record, config = (_json(run_dir / name) for name in ('run.json', 'config.json'))
     flat = config_lib.flatten(config)
     usual = config_lib.flatten(config_lib.default())
     starts = record.get('starts', [])
@@ -144,14 +137,13 @@ def _mistakes(predictor: Predictor, judgement: Judgement) -> list[Mistake]:
     if not places:
         return []
     images = data.Picked(judgement.source, judgement.index[places].tolist())
-    maps = None
     try:
         maps = views.attention(predictor, images).rollout
-        top = float(maps.max())  # one scale for all
+        maps = maps / maps.max()  # one scale for all
     except views.Absent:
-        pass
+        maps = [None] * len(places)
     found = []
-    for i, place in enumerate(places):
+    for place, heat in zip(places, maps, strict=True):
         row = judgement.prediction(place)
         pixels = views.picture(judgement.example(place), predictor.params)
         photo = _resized(views.visible_part(pixels, predictor.card))
@@ -162,9 +154,7 @@ def _mistakes(predictor: Predictor, judgement: Judgement) -> list[Mistake]:
                 prediction=row['prediction'],
                 probability=row['probability'],
                 photo=_address(photo),
-                attention=None
-                if maps is None
-                else _address(_under(photo, maps[i] / top)),
+                attention=None if heat is None else _address(_under(photo, heat)),
             )
         )
     return found
@@ -211,10 +201,13 @@ def _command(words: list[str]) -> str:
     return shlex.join(words)
 
 
-def _json(path: pathlib.Path) -> Mapping[str, Any] | None:
+def _json(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f'{path.parent} is not a run directory, it has no {path.name}: expected '
+            'the --workdir of python -m vit_jax.main'
+        ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} cannot be read: {error}') from error

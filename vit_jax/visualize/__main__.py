@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         'photos', metavar='PHOTO', nargs='*', help='files, folders, patterns, addresses'
     )
     parser.add_argument('--out', required=True, help='the folder that is written to')
-    parser.add_argument('--dataset', help='as in evaluate, instead of photos')
-    parser.add_argument('--split', help='of the dataset; default: its test split')
+    arguments.add_dataset(parser)
     parser.add_argument('--num_images', type=arguments.positive, default=128,
         help='of a dataset, that attention distance is the mean of (128)')  # fmt: skip
     parser.add_argument('--num_rollouts', type=arguments.positive, default=8,
@@ -67,7 +65,7 @@ def visualize(args: argparse.Namespace) -> int:
     from vit_jax.inference.predictor import Predictor
     from vit_jax.visualize import figures, views
 
-    out = _Folder(pathlib.Path(args.out).expanduser())
+    out = _Folder(args.out)
     run_dir = pathlib.Path(reference).expanduser()
     has_curves = (run_dir / 'metrics.jsonl').exists()
     try:
@@ -78,21 +76,22 @@ def visualize(args: argparse.Namespace) -> int:
         raise
     # A name that does not exist is told before the work, too.
     source, why = _images(args, predictor.card)
-    name = predictor.card.model.get('model_name') or ''
-    params, card = predictor.params, predictor.card
-
-    def show(view: Callable, draw: Callable, file: str) -> None:
+    card = predictor.card
+    name = card.model.get('model_name') or ''
+    shown = {
+        'filters': (views.filters, figures.filters),
+        'token_mixing': (views.token_mixing, figures.token_mixing),
+        'position_embeddings': (views.positions, figures.positions),
+    }
+    if not models.family_of(card.model).token_kernel:
+        del shown['token_mixing']  # few networks do that: nobody misses it
+    for file, (view, draw) in shown.items():
         try:
-            found = view(params, card)
+            found = view(predictor.params, card)
         except views.Absent as reason:
             print(f'{file}: {reason}')
         else:
             out.write(file, draw(found, name), found)
-
-    show(views.filters, figures.filters, 'filters')
-    if models.family_of(card.model).token_kernel:
-        show(views.token_mixing, figures.token_mixing, 'token_mixing')
-    show(views.positions, figures.positions, 'position_embeddings')
     try:
         views.attention_layers(predictor)  # whether there is any, images or not
         if source is None:
@@ -121,16 +120,9 @@ def _attention(
             views.picture(source[i], predictor.params)
         except data.UndecodableImage as error:
             print(f'visualize: {error}; it is left out', file=sys.stderr)
-    figure = figures.attention_distance(found, name)
-    arrays = {
-        'index': found.index,
-        'distance': found.distance,
-        'patch': np.array(found.patch),
-        'names': np.array([source[int(i)]['name'] for i in found.index]),
-        'rollout': found.rollout,
-    }
-    out.write('attention_distance', figure, None)
-    out.save('attention', arrays)
+    out.write('attention_distance', figures.attention_distance(found, name))
+    names = [source[int(i)]['name'] for i in found.index]
+    out.save('attention', dataclasses.asdict(found) | {'names': names})
 
     # There may have been more photos the last time.
     for old in out.path.glob('attention_rollout*.png'):
@@ -146,7 +138,7 @@ def _attention(
         titles = [pathlib.PurePath(e['name']).name for e in examples]
         number = f'_{start // _PER_FIGURE + 1}' if count > _PER_FIGURE else ''
         figure = figures.rollout(found.rollout[part], photos, titles, name)
-        out.write(f'attention_rollout{number}', figure, None)
+        out.write(f'attention_rollout{number}', figure)
     return int(bool(broken))
 
 
@@ -168,18 +160,11 @@ def _images(args: argparse.Namespace, card: Any) -> tuple[Any, str]:
 
     if args.photos:
         return Photos(args.photos), ''
-    name = args.dataset or card.source.get('dataset')
-    if not name:
+    if not (args.dataset or card.source.get('dataset')):
         return None, 'no images: name photos, or a dataset by --dataset'
     try:
-        dataset = data.open_dataset(
-            name,
-            data_dir=card.source.get('tfds_data_dir'),
-            manual_dir=card.source.get('tfds_manual_dir'),
-            holdout=card.source.get('holdout', 0.1),
-        )
-        known = None if args.dataset else card.source.get('test_split')
-        source = dataset.source(args.split or known or 'test')
+        dataset = arguments.dataset_of(args, card)
+        source = dataset.source(arguments.split_of(args, card, dataset))
     except (ValueError, OSError) as error:
         if args.dataset or args.split:
             raise
@@ -190,10 +175,10 @@ def _images(args: argparse.Namespace, card: Any) -> tuple[Any, str]:
 class _Folder:
     """Where figures and arrays go, and what is told about them."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(self, path: str):
+        self.path = pathlib.Path(path).expanduser()
 
-    def write(self, name: str, figure: Any, arrays: Any) -> None:
+    def write(self, name: str, figure: Any, arrays: Any = None) -> None:
         """Writes a figure, and the arrays it shows: a mapping or a dataclass."""
         from vit_jax.visualize import drawing
 

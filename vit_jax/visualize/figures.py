@@ -75,14 +75,13 @@ def positions(found: Similarity, model: str = '') -> Figure:
     patches = found.patches
     rows, columns = patches.shape[:2]
     down, across = _spaced(rows), _spaced(columns)
-    panels = [('each patch', _mosaic(patches[np.ix_(down, across)]))]
+    tiles = _mosaic(patches[np.ix_(down, across)])
+    panels = [('each patch', tiles)]
     panels += [
         ('class token' if len(found.prefix) == 1 else f'token {i}', tile)
         for i, tile in enumerate(found.prefix)
     ]
-    shown = [*panels[0][1].shape]
-    width = 6.2 * min(1, shown[1] / shown[0])
-    height = 6.2 * min(1, shown[0] / shown[1])
+    height, width = 6.2 * np.array(tiles.shape) / max(tiles.shape)
     low = min(float(patches.min()), 0.99)  # the class token is often like none of them
     ratios = [4] + [1] * (len(panels) - 1)
     with canvas(width * sum(ratios) / 4 + 1.2, height + 0.9) as figure:
@@ -91,9 +90,8 @@ def positions(found: Similarity, model: str = '') -> Figure:
         for ax, (name, tile) in zip(all_axes[0], panels, strict=True):
             ax.set_axis_off()
             ax.set_title(name)
-            image = ax.imshow(
-                tile, cmap=POSITIVE, vmin=low, vmax=1, interpolation='nearest'
-            )
+            scale = {'cmap': POSITIVE, 'vmin': low, 'vmax': 1}
+            image = ax.imshow(tile, interpolation='nearest', **scale)
         left = all_axes[0][0]
         left.set_axis_on()
         left.grid(False)
@@ -135,10 +133,7 @@ def token_mixing(
 
 
 def attention_distance(found: Attention, model: str = '') -> Figure:
-    """Returns the mean attention distance of every head, by layer.
-
-    Beside it, for comparison, that of attention which is the same everywhere.
-    """
+    """Mean attention distance of every head by layer, beside that of even attention."""
     mean = found.distance.mean(axis=0)
     even = patch_distances(found.rollout.shape[1:], found.patch).mean()
     num_images, num_layers, num_heads = found.distance.shape
@@ -240,13 +235,8 @@ def shown_panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, str]]:
     # A run that skipped nothing has nothing to show there.
     if 'skipped' in curves and len(found) > 1 and not curves['skipped'][1].any():
         del found['skipped']
-    order = [*_TITLES]
-    return {
-        name: found[name]
-        for name in sorted(
-            found, key=lambda name: order.index(name) if name in order else len(order)
-        )
-    }
+    first = [name for name in _TITLES if name in found]
+    return {name: found[name] for name in (*first, *found)}
 
 
 def _draw_panel(

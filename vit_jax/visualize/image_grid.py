@@ -63,25 +63,17 @@ def seen(
     titles: list[str] = []
     for batch in batches:
         real = np.asarray(batch.get('mask', np.ones(len(batch['label'])))) > 0
-        for image, label in zip(
-            batch['image'][real], batch['label'][real], strict=True
-        ):
-            images.append(_viewable(image, mean, std))
-            titles.append(shortened(class_names[label]))
+        images += [_viewable(image, mean, std) for image in batch['image'][real]]
+        titles += [shortened(class_names[label]) for label in batch['label'][real]]
         if len(images) >= count:
             break
     return draw(images[:count], titles[:count], text)
 
 
 def _viewable(
-    image: Num[np.ndarray, 'h w c'],
-    mean: Sequence[float] | float,
-    std: Sequence[float] | float,
+    image: Num[np.ndarray, 'h w c'], mean: Any, std: Any
 ) -> UInt8[np.ndarray, 'h w 3']:
-    """Returns the pixels that a model sees as a picture.
-
-    Of channels other than red, green and blue the mean, in grey.
-    """
+    """What a model sees, as a picture: of other channels than RGB the mean, in grey."""
     pixels = np.asarray(image, np.float32) * np.array(std) + np.array(mean)
     if pixels.shape[-1] != 3:
         pixels = pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1)

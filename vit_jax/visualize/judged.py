@@ -1,7 +1,5 @@
 """Drawing how well a model does: confusion, calibration, the worst mistakes."""
 
-from typing import Any
-
 import numpy as np
 
 from vit_jax.evaluation.judgement import Judgement
@@ -62,9 +60,7 @@ def confusion(judgement: Judgement) -> Figure:
             for i, j in np.argwhere(counts):
                 # Not quite black, which would turn with the colour of a page.
                 color = '#101010' if parts[i, j] > 0.6 else 'white'
-                ax.text(
-                    j, i, str(counts[i, j]), ha='center', va='center', color=color
-                )  # fmt: skip
+                ax.text(j, i, counts[i, j], ha='center', va='center', color=color)
         bar = figure.colorbar(image, ax=ax, shrink=0.8)
         bar.set_label('part of the class')
     return figure
@@ -92,7 +88,7 @@ def calibration(judgement: Judgement) -> Figure:
         lower.bar(middle, part, 0.9 * width, color='0.6')
         lower.set_xlabel('confidence')
         lower.set_ylabel('examples')
-        lower.yaxis.set_major_formatter(_percent())
+        lower.yaxis.set_major_formatter('{x:.0%}')
         lower.set_xlim(0, 1)
     return figure
 
@@ -101,21 +97,11 @@ def mistakes(
     judgement: Judgement, predictor: Predictor, count: int = _MISTAKES
 ) -> Figure:
     """Returns photos that the model got wrong, the most confident first."""
-    places = judgement.mistakes()[:count].tolist()
-    photos = [
-        views.picture(judgement.example(place), predictor.params) for place in places
-    ]
-    photos = [views.visible_part(photo, predictor.card) for photo in photos]
-    rows = [judgement.prediction(place) for place in places]
-    titles = [
-        f'{shortened(row["prediction"])} {row["probability"]:.0%}\n'
-        f'is {shortened(row["label"])}'
-        for row in rows
-    ]
+    photos, titles = [], []
+    for place in judgement.mistakes()[:count].tolist():
+        photo = views.picture(judgement.example(place), predictor.params)
+        photos.append(views.visible_part(photo, predictor.card))
+        row = judgement.prediction(place)
+        said = f'{shortened(row["prediction"])} {row["probability"]:.0%}'
+        titles.append(f'{said}\nis {shortened(row["label"])}')
     return image_grid.draw(photos, titles, 'The most confident mistakes')
-
-
-def _percent() -> Any:
-    from matplotlib.ticker import PercentFormatter
-
-    return PercentFormatter(1.0)

@@ -38,24 +38,22 @@ class ViT:
 
     def config(self, name: str) -> ConfigDict:
         """Returns the configuration under which the original knows the model."""
-        size = SIZES[self.size]
-        config = ConfigDict()
-        config.model_name = name
-        config.patches = ConfigDict({'size': (self.patch, self.patch)})
-        config.hidden_size = size.hidden_size
-        config.transformer = ConfigDict()
-        config.transformer.mlp_dim = size.mlp_dim
-        config.transformer.num_heads = size.num_heads
-        config.transformer.num_layers = size.num_layers
-        config.transformer.attention_dropout_rate = 0.0
-        config.transformer.dropout_rate = self.dropout
-        config.classifier = self.classifier
-        # A placeholder, so that the command line can set it.
-        config.representation_size = config_dict.placeholder(int)
+        transformer = dataclasses.asdict(SIZES[self.size])
+        config = ConfigDict({
+            'model_name': name,
+            'patches': {'size': (self.patch, self.patch)},
+            'hidden_size': transformer.pop('hidden_size'),
+            'transformer': {
+                **transformer,
+                'attention_dropout_rate': 0.0,
+                'dropout_rate': self.dropout,
+            },
+            'classifier': self.classifier,
+            # A placeholder, so that the command line can set it.
+            'representation_size': config_dict.placeholder(int),
+        })  # fmt: skip
         if self.resnet is not None:
-            config.resnet = ConfigDict()
-            config.resnet.num_layers = self.resnet
-            config.resnet.width_factor = 1.0
+            config.resnet = ConfigDict({'num_layers': self.resnet, 'width_factor': 1.0})
         return config
 
 
@@ -85,11 +83,9 @@ class Mixer:
 
     def config(self, name: str) -> ConfigDict:
         """Returns the configuration under which the original knows the model."""
-        config = ConfigDict()
-        config.model_name = name
-        config.patches = ConfigDict({'size': (self.patch, self.patch)})
-        config.update(dataclasses.asdict(MIXER_SIZES[self.size]))
-        return config
+        patches = {'size': (self.patch, self.patch)}
+        size = dataclasses.asdict(MIXER_SIZES[self.size])
+        return ConfigDict({'model_name': name, 'patches': patches, **size})
 
 
 TABLE: dict[str, ViT | Mixer] = {
