@@ -147,6 +147,7 @@ def predict(args: argparse.Namespace) -> int:
 def _photos(args: argparse.Namespace) -> 'Photos':
     """Returns the photos that the command line names."""
     from vit_jax.data.datasets.photos import Photos
+    from vit_jax.files import text
 
     paths, contents = list(args.photos), {}
     if args.files_from is not None:
@@ -158,8 +159,7 @@ def _photos(args: argparse.Namespace) -> 'Photos':
             )
         else:
             listed = sys.stdin.buffer.read()
-        lines = os.fsdecode(listed).split('\n')
-        paths += [line.removesuffix('\r') for line in lines if line.strip()]
+        paths += text.names(listed)
         if not paths:
             raise ValueError(f'{args.files_from}: no photos are named in it')
     if _STDIN in args.photos:

@@ -31,7 +31,7 @@ class CountingReader:
 @pytest.fixture
 def dataset():
     readers = {'train': CountingReader('train', 100), 'test': CountingReader('test', 7)}
-    return sources.Dataset('toy', readers, ['a', 'b'], aliases={'val': 'test'})
+    return sources.Dataset('toy', readers, ['a', 'b'])
 
 
 def names(source):
@@ -69,7 +69,7 @@ def test_fingerprint_tells_lists_apart(dataset):
         return dataset.source(split).fingerprint()
 
     assert of('train') == of('train[:100%]') == of('train[:50]+train[50:]')
-    assert of('val') == of('test')
+    assert of('testing') == of('test')
     others = ['train', 'train[:99]', 'train[1:]', 'test', 'test+train', 'train+test']
     assert len({of(split) for split in others}) == len(others)
     renamed = sources.Dataset(
@@ -83,7 +83,7 @@ def test_unknown_split_names_the_dataset(dataset):
         dataset.source('tain')
     with pytest.raises(ValueError, match=r'toy: unknown split'):
         dataset.complement('tain')
-    assert dataset.complement('val[:3]') == 'test[3:]'
+    assert dataset.complement('testing[:3]') == 'test[3:]'
 
 
 def test_folders_and_manifests_go_to_their_adapter(tmp_path, monkeypatch, dataset):

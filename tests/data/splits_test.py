@@ -102,10 +102,28 @@ def test_unknown_split_lists_the_splits_and_the_nearest():
         splits.parse('validaton[:10%]', SIZES)
 
 
-def test_aliases():
-    aliases = {'val': 'validation'}
-    assert splits.parse('val', SIZES, aliases) == [('validation', 0, 3)]
-    assert splits.complement('val[1:]', SIZES, aliases) == 'validation[:1]'
+def test_other_names_of_a_split():
+    assert splits.parse('val', SIZES) == [('validation', 0, 3)]
+    assert splits.complement('dev[1:]', SIZES) == 'validation[:1]'
+
+
+@pytest.mark.parametrize(
+    ('split', 'names'),
+    {
+        'train': ['train', 'Training', 'training_set', 'seg_train', 'TRAIN-images'],
+        'validation': ['val', 'valid', 'dev', 'Validation', 'val_set', 'eval'],
+        'test': ['test', 'Testing', 'test set', 'seg_test', 'tst', 'test_data'],
+    }.items(),
+)
+def test_names_in_the_wild(split, names):
+    assert [splits.canonical(name) for name in names] == [split] * len(names)
+
+
+@pytest.mark.parametrize(
+    'name', ['trains', 'trainer', 'valley', 'testimony', 'extra', 'seg_pred', '', 'all']
+)
+def test_names_that_are_no_split(name):
+    assert splits.canonical(name) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ ELSEWHERE = {
     'config/gone.py': 'training/run_directory_test.py',
     'config/key.py': 'config/rules_test.py',
     'configs.py': 'system/install_test.py',
-    'data/datasets/packed_strings.py': 'data/datasets/folder_test.py',
+    'data/datasets/packed_strings.py': 'data/datasets/listing_test.py',
     'data/decoder.py': 'data/cache_test.py',
     'data/draws.py': 'data/pipeline_test.py',
     'data/examples.py': 'data/pipeline_test.py',

@@ -1,6 +1,8 @@
 """What the commands share: how they name a model and a dataset, and how they end."""
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -105,7 +107,17 @@ def dataset_of(args: argparse.Namespace, card: 'ModelCard') -> 'data.Dataset':
         name,
         data_dir=args.tfds_data_dir or card.source.get('tfds_data_dir'),
         manual_dir=args.tfds_manual_dir or card.source.get('tfds_manual_dir'),
-        holdout=card.source.get('holdout', 0.1),
+        # Of other photos than its own, none have to be kept from the model.
+        holdout=card.source.get('holdout', 0.1) if is_own(args, card) else 0.0,
+    )
+
+
+def is_own(args: argparse.Namespace, card: 'ModelCard') -> bool:
+    """Whether the dataset is the one that the model was trained on."""
+    own = card.source.get('dataset')
+    return args.dataset is None or (
+        own is not None
+        and (args.dataset == own or os.path.abspath(args.dataset) == own)
     )
 
 
@@ -114,17 +126,19 @@ def split_of(
 ) -> str:
     """Returns the split that the command line names, or else the one to judge on.
 
-    That is the run's test split, where the dataset is the run's own, or the
-    dataset's split of that name.
+    That is the run's test split, where the dataset is the run's own; or the dataset's
+    split of that name; or all, where it has no splits.
 
     Raises:
         ValueError: there is none.
     """
-    own = None if args.dataset else card.source.get('test_split')
+    own = card.source.get('test_split') if is_own(args, card) else None
     if split := args.split or own:
         return split
     if 'test' in dataset.splits:
         return 'test'
+    if len(dataset.splits) == 1:
+        return 'all'
     raise ValueError(
         f'{dataset.name} has no split named test, but {", ".join(dataset.splits)}: '
         'name one by --split'
@@ -178,6 +192,11 @@ def run(name: str, command: Callable[[], int]) -> int:
     from vit_jax.runtime import compilation_cache
 
     compilation_cache.enable()
+    # What the package warns of goes to the terminal, for as long as the command runs.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f'{name}: %(message)s'))
+    logger = logging.getLogger('vit_jax')
+    logger.addHandler(handler)
     try:
         return command()
     except (ValueError, OSError) as error:
@@ -190,3 +209,5 @@ def run(name: str, command: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        logger.removeHandler(handler)

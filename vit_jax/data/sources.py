@@ -167,22 +167,24 @@ class Dataset:
         name: str,
         readers: Mapping[str, Reader],
         class_names: Sequence[str],
-        *,
-        aliases: Mapping[str, str] | None = None,
     ):
         """Makes a dataset of one reader per split.
+
+        A split that is called otherwise in the wild, as 'valid' or 'dev', goes by its
+        usual name where nothing else does; see `splits.canonical`.
 
         Args:
           name: what the dataset is called in messages.
           readers: split name -> reader of the whole split.
           class_names: one per class.
-          aliases: other names for splits, {'val': 'validation'}.
         """
         self.name = name
         self.class_names = tuple(class_names)
-        self.splits = {split: len(reader) for split, reader in readers.items()}
-        self._readers = dict(readers)
-        self._aliases = dict(aliases or {})
+        usual = [splits_lib.canonical(split) or split for split in readers]
+        if len({*usual}) < len(usual):
+            usual = readers
+        self._readers = dict(zip(usual, readers.values(), strict=True))
+        self.splits = {split: len(reader) for split, reader in self._readers.items()}
 
     def __repr__(self) -> str:
         return f'Dataset({self.name!r}, {self.splits}, {len(self.class_names)} classes)'
@@ -194,16 +196,21 @@ class Dataset:
           ValueError: unknown split or malformed string.
         """
         try:
-            ranges = splits_lib.parse(split, self.splits, self._aliases)
+            ranges = splits_lib.parse(split, self.splits)
         except ValueError as error:
             raise ValueError(f'{self.name}: {error}') from None
         parts = [(self._readers[name], start, stop) for name, start, stop in ranges]
         return Subset(parts, self.class_names, name=f'{self.name}: {split}')
 
+    def unused(self, *chosen: str) -> dict[str, int]:
+        """The splits, with their sizes, that none of the split strings names."""
+        used = {name for s in chosen for name, _, _ in splits_lib.parse(s, self.splits)}
+        return {name: n for name, n in self.splits.items() if name not in used}
+
     def complement(self, split: str) -> str | None:
         """Returns what a split string leaves out, see `splits.complement`."""
         try:
-            return splits_lib.complement(split, self.splits, self._aliases)
+            return splits_lib.complement(split, self.splits)
         except ValueError as error:
             raise ValueError(f'{self.name}: {error}') from None
 

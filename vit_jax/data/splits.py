@@ -11,6 +11,13 @@ from collections.abc import Mapping
 
 from vit_jax.words import suggest
 
+# Names of splits in the wild: train, Training, training_set, seg_train, valid, dev, …
+_NAMES = {
+    'train': 'train|training|trn',
+    'validation': 'validation|valid|val|dev|development|eval|evaluation',
+    'test': 'test|testing|tst',
+}
+_AFFIXES = r'(?:seg[_-])?(?:{})(?:[ _-]?(?:set|split|data|images|imgs))?'
 _PIECE = re.compile(r'(?P<name>[\w-]+)(\[(?P<slice>[\w%:.-]+)\])?')
 _BOUNDARY = re.compile(r'(?P<value>-?[\d_.]+)(?P<unit>%|shard)?')
 
@@ -25,26 +32,32 @@ class _Piece:
     texts: tuple[str, str] = ('', '')
 
 
-def parse(
-    split: str, sizes: Mapping[str, int], aliases: Mapping[str, str] | None = None
-) -> list[tuple[str, int, int]]:
+def canonical(name: str) -> str | None:
+    """The split that a name in the wild means: train, validation or test; or None.
+
+    So it is for folders, columns of CSV files, the hub and TFDS alike.
+    """
+    for split, names in _NAMES.items():
+        if re.fullmatch(_AFFIXES.format(names), name, re.IGNORECASE):
+            return split
+    return None
+
+
+def parse(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
     """Returns what a split string selects, as (name, start, stop) in its order.
 
     Args:
       split: for example 'train', 'train[:98%]', 'train[-500:]', 'train+test', 'all'.
       sizes: the number of examples of each split that exists.
-      aliases: other names for existing splits, {'val': 'validation'}.
 
     Raises:
       ValueError: unknown split, malformed string, or boundaries beyond the split.
     """
-    pieces = _pieces(split, sizes, aliases or {})
+    pieces = _pieces(split, sizes)
     return [(piece.name, piece.start, piece.stop) for piece in pieces]
 
 
-def complement(
-    split: str, sizes: Mapping[str, int], aliases: Mapping[str, str] | None = None
-) -> str | None:
+def complement(split: str, sizes: Mapping[str, int]) -> str | None:
     """Returns what a split string leaves out of the splits it names.
 
     'train[:98%]' gives 'train[98%:]'; boundaries keep their spelling where they can.
@@ -53,7 +66,7 @@ def complement(
       A split string, or None where nothing is left out.
     """
     by_name: dict[str, list[_Piece]] = {}
-    for piece in _pieces(split, sizes, aliases or {}):
+    for piece in _pieces(split, sizes):
         chosen = by_name.setdefault(piece.name, [])
         if piece.stop > piece.start:
             chosen.append(piece)
@@ -70,9 +83,7 @@ def complement(
     return '+'.join(rest) or None
 
 
-def _pieces(
-    split: str, sizes: Mapping[str, int], aliases: Mapping[str, str]
-) -> list[_Piece]:
+def _pieces(split: str, sizes: Mapping[str, int]) -> list[_Piece]:
     pieces = []
     for spec in re.split(r'\s*\+\s*', split.strip()):
         match = _PIECE.fullmatch(spec)
@@ -87,12 +98,13 @@ def _pieces(
                 raise ValueError(f"{spec!r}: 'all' cannot be sliced; slice each split")
             pieces += [_Piece(name, 0, size) for name, size in sizes.items()]
             continue
-        name = name if name in sizes else aliases.get(name, name)
+        # 'val' is another name of 'validation'.
+        name = name if name in sizes else canonical(name) or name
         if name not in sizes:
             found = ', '.join(f'{key} ({size})' for key, size in sizes.items())
             raise ValueError(
                 f'unknown split {name!r} in {split!r}: the splits are '
-                f'{found}.{suggest.did_you_mean(name, [*sizes, *aliases], cutoff=0.5)}'
+                f'{found}.{suggest.did_you_mean(name, sizes, cutoff=0.5)}'
             )
         pieces.append(_slice(spec, name, match['slice'], sizes[name]))
     return pieces

@@ -146,6 +146,8 @@ class Plan:
         config, images = self.config, self.sources['train']
         config_lib.check(config, num_devices=jax.device_count())
         data.Augment.from_config(config)  # refuses unknown operations
+        if len(self.class_names) == 1:
+            raise ValueError(_one_class(config.dataset, *self.class_names))
         if config.batch > len(images):
             raise ValueError(
                 f'There are {len(images)} training examples ({config.pp.train}), '
@@ -201,6 +203,18 @@ def prepare(config: ConfigDict, workdir: str | os.PathLike) -> Plan:
     return Plan(config, dataset, sources, start)
 
 
+def _one_class(dataset: str, name: str) -> str:
+    """Says that there is nothing to tell apart, and what may have been meant."""
+    inside = pathlib.Path(dataset).expanduser() / name
+    hint = ''
+    if inside.is_dir() and any(path.is_dir() for path in inside.iterdir()):
+        hint = f' Is --config.dataset={inside} meant?'
+    return (
+        f'{dataset} has one class, {name!r}, and so nothing to tell apart; expected '
+        f'one folder (or label) for each of several classes.{hint}'
+    )
+
+
 def open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Source]:
     """Returns the sources by role, and notes the splits in the configuration."""
     splits = config_lib.choose_splits(config.pp, dataset.splits, dataset.complement)
@@ -213,6 +227,9 @@ def open_splits(config: ConfigDict, dataset: data.Dataset) -> dict[str, data.Sou
                 f'The split {splits[role]!r} ({role}) of {dataset.name} has no '
                 f'examples; set --config.pp.{role}.'
             )
+    if unused := dataset.unused(*filter(None, splits.values())):
+        listed = ', '.join(f'{name} ({count:,})' for name, count in unused.items())
+        log.info('Not used of %s: %s', dataset.name, listed)
     for role, other in itertools.combinations(sources, 2):
         if shared := sources[role].num_shared(sources[other]):
             raise ValueError(

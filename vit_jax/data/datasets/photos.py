@@ -2,20 +2,22 @@
 
 import glob
 import hashlib
+import logging
 import operator
 import os
 import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import SupportsIndex
 
 from vit_jax.data import sources
-from vit_jax.data.datasets import folder
+from vit_jax.data.datasets.walk import Walk, extensions
 from vit_jax.files import fetch
 from vit_jax.words import suggest
 
+log = logging.getLogger(__name__)
 # Of each kind of thing, how many names an error lists.
 _LISTED = 5
 # A larger file on the web is taken for no photo.
@@ -120,9 +122,7 @@ def _find(path: str) -> list[str]:
         return [path]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        if not (found := list(_images(path))):
-            raise ValueError(f'{path}: no images in this folder{_instead(path)}')
-        return found
+        return _images(path)
     if os.path.exists(path):  # also a name in which * or ? is but a letter
         return [path]
     if not glob.has_magic(path):
@@ -143,25 +143,35 @@ def _find(path: str) -> list[str]:
     return list(found)
 
 
-def _images(root: str) -> Iterator[str]:
-    """Yields the images in a folder and its folders, sorted by name."""
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        for name in sorted(files):
-            if not name.startswith('.') and _is_image(name):
-                yield os.path.join(parent, name)
+def _images(root: str) -> list[str]:
+    """The images in a folder and its folders, sorted by name; tells what is left out.
+
+    Raises:
+      ValueError: there is none.
+    """
+    walk = Walk(root)
+    found = [
+        os.path.join(root, directory, name)
+        for directory, names in walk.below('')
+        for name in names
+    ]
+    if not found:
+        raise ValueError(f'{root}: no images in this folder{_instead(root)}')
+    if told := walk.told():
+        log.warning('%s', told)
+    return found
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in folder.EXTENSIONS
+    return os.path.splitext(name)[1].lower() in extensions()
 
 
 def _instead(path: str) -> str:
     """Says what a folder without images holds."""
     names = sorted(os.listdir(path))
-    extensions = ' '.join(sorted(folder.EXTENSIONS))
+    known = ' '.join(sorted(extensions()))
     found = f'found {_list(names)}' if names else 'it is empty'
-    return f': {found}, expected files whose names end with one of {extensions}'
+    return f': {found}, expected files whose names end with one of {known}'
 
 
 def _missing(path: str) -> ValueError:
