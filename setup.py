@@ -52,6 +52,7 @@ PLOT = [
     'jinja2>=3.1.4',  # the page of vit_jax.report
     'matplotlib>=3.9',  # figures
 ]
+HEIC = ['pillow-heif>=1.0.0']  # the photos of iPhones
 HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {
@@ -66,9 +67,11 @@ EXTRAS_REQUIRE = {
     # The real libraries, for tests/system/parity_test.py; requirements/parity.txt
     # has the versions that belong together.
     'parity': ['timm>=1.0.20', 'torch>=2.8', 'torchvision', 'transformers>=5.0'],
+    'heic': HEIC,
     'plot': PLOT,  # vit_jax.visualize, vit_jax.report, the figures of vit_jax.evaluate
     'test': [
-        *HF,  # so that no test is skipped
+        *HEIC,  # so that no test is skipped
+        *HF,
         *PANDAS,
         *PLOT,
         'beartype>=0.19',  # checks the shapes in signatures under pytest

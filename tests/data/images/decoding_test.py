@@ -170,10 +170,10 @@ class TestDecode:
         ('data', 'reason'),
         [
             (b'', 'empty'),
-            (b'<html>not found', r"begins with b'<html>not"),
+            (b'<html>not found', r'begins as a web page \(HTML\) does'),
             (b'\xff\xd8', 'JPEG'),
             (b'\xff\xd8\xff\xe0\0\x10JFIF', 'JPEG'),
-            (b'\x89PNG\r\n\x1a\n', 'no known|Error'),
+            (b'\x89PNG\r\n\x1a\n', 'begins as a PNG does'),
         ],
     )
     def test_no_image(self, data, reason):

@@ -4,6 +4,8 @@ Training, evaluation and prediction share `pixels`, so that a picture looks the 
 all of them: as a file, as its bytes, as a PIL image and as an array.
 """
 
+import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -14,7 +16,7 @@ import simplejpeg
 from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image
 
-from vit_jax.data.images import jpeg
+from vit_jax.data.images import containers, jpeg
 from vit_jax.data.images.ops import crop
 
 _NPY = b'\x93NUMPY'
@@ -108,8 +110,8 @@ def pixels(
 
     Args:
       image: an encoded file, as bytes or its path; an image of Pillow, which gives what
-        its file would, but for JPEG, which Pillow decodes otherwise; or uint8 pixels
-        (h w) or (h w c).
+        its file would (of a JPEG that Pillow has decoded already, what Pillow made of
+        it); or uint8 pixels (h w) or (h w c).
       name: what to call it in an error.
       channels: how many are wanted.
       at_least: of a JPEG file, see `decode`.
@@ -122,7 +124,7 @@ def pixels(
     if isinstance(image, str | os.PathLike):
         image, name = pathlib.Path(image).read_bytes(), name or os.fspath(image)
     if isinstance(image, Image.Image):
-        image = _from_pillow(image, name)
+        image = _file_of(image) or _from_pillow(image, name)
     is_file = isinstance(image, bytes)
     if is_file:
         is_npy = image[:6] == _NPY
@@ -156,6 +158,21 @@ def pixels(
     if is_file:  # one bad file among others
         raise UndecodableImage(name, f'it has {reason}')
     raise ValueError(f'{name or "an image"} has {reason}')
+
+
+def _file_of(image: Image.Image) -> bytes | None:
+    """The JPEG file that an image was opened from, if it is nothing but that yet."""
+    file = getattr(image, 'fp', None)
+    if image.format not in ('JPEG', 'MPO') or file is None or not image.tile:
+        return None
+    try:
+        file.seek(0)
+        data = file.read()
+    except (OSError, ValueError):
+        return None
+    # After `draft` it is smaller than its file.
+    header = jpeg.read_header(data)
+    return data if (header.width, header.height) == image.size else None
 
 
 def check_elongation(
@@ -194,12 +211,14 @@ def _decode_jpeg(
     try:
         image = simplejpeg.decode_jpeg(data, **options)
     except ValueError as error:
-        if not jpeg.HARMLESS.search(str(error)):
-            raise UndecodableImage(name, str(error)) from None
+        is_harmless = jpeg.HARMLESS.search(str(error)) is not None
+        pixels = containers.without_metadata(data) or data
         try:
-            image = simplejpeg.decode_jpeg(data, **options, strict=False)
-        except ValueError:  # it does not forgive warnings in the header
-            return crop(_decode_other(data, name), box)
+            image = simplejpeg.decode_jpeg(pixels, **options, strict=not is_harmless)
+        except ValueError:
+            if is_harmless:  # it does not forgive warnings in the header
+                return crop(_decode_other(data, name), box)
+            raise UndecodableImage(name, str(error)) from None
     return crop(jpeg.orient(image, header.orientation), box)
 
 
@@ -215,6 +234,21 @@ def _check_size(height: int, width: int, name: str) -> None:
 def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     if not data:
         raise UndecodableImage(name, 'the file is empty')
+    kind = containers.kind(data)
+    if kind == 'HEIC' and not _has_heic():
+        hint = "pip install 'vit_jax[heic]' reads it"
+        raise UndecodableImage(name, "it is in Apple's format HEIC", hint)
+    try:
+        return _decode_by_pillow(data, name)
+    except UndecodableImage:
+        # Perhaps it is only what stands beside the pixels.
+        if (pixels := containers.without_metadata(data)) is not None:
+            with contextlib.suppress(UndecodableImage):
+                return _decode_by_pillow(pixels, name)
+        raise
+
+
+def _decode_by_pillow(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_size(image.height, image.width, name)
@@ -224,16 +258,33 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     except Image.DecompressionBombError as error:  # before its size can be asked for
         raise UndecodableImage(name, f'{error}: make it smaller') from error
     except Image.UnidentifiedImageError:
+        kind = containers.kind(data)
         reason = f'no known image format begins with {data[:12]!r}'
-        raise UndecodableImage(name, reason) from None
+        if kind is not None:
+            reason = f'it begins as a {kind} does, and is not an image that is whole'
+        raise UndecodableImage(name, reason, containers.hint(kind)) from None
     except Exception as error:  # what Pillow raises on damaged files is not bounded
         reason = f'{type(error).__name__}: {error}'
         raise UndecodableImage(name, reason) from error
 
 
+@functools.cache
+def _has_heic() -> bool:
+    """Lets Pillow read HEIC, if there is what reads it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def _from_pillow(image: Image.Image, name: str) -> UInt8[np.ndarray, 'h w 3']:
     image.load()  # a TIFF is turned by that
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's errors about damaged EXIF data are not bounded
+        orientation = 1
     if image.mode == 'F':
         raise UndecodableImage(name, 'floating-point pixels have no defined range')
     if image.mode == 'I' or image.mode.startswith('I;16'):

@@ -31,6 +31,8 @@ _STOPPED = re.compile(r'extraneous bytes before marker 0xd[0-79]')
 _BELOW = 2
 
 _ORIENTATION = 0x0112  # the EXIF tag
+# Types of EXIF, as struct has them. The orientation is to be a SHORT (3).
+_INTEGERS = {3: 'H', 4: 'I', 8: 'h', 9: 'i'}
 # Orientations of which the columns, and the rows, are in reverse, once those from 5 on
 # have changed places.
 _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
@@ -146,9 +148,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yields (marker, first byte, length) of each segment's payload, up to a scan's."""
     at = 2
     # Segments: 0xff, marker, length (which counts itself), payload.
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    while 0 <= (at := data.find(b'\xff', at)) <= len(data) - 4:
         marker = data[at + 1]
-        if marker == 0xFF:  # padding
+        if marker in (0x00, 0xFF):  # padding, or what belongs to no segment
             at += 1
             continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
@@ -170,8 +172,8 @@ def _exif_orientation(tiff: bytes) -> int:
         (count,) = struct.unpack_from(order + 'H', tiff, directory)
         for entry in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(order + 'HH', tiff, entry)
-            if tag == _ORIENTATION and kind == 3:  # SHORT
-                return struct.unpack_from(order + 'H', tiff, entry + 8)[0]
+            if tag == _ORIENTATION and kind in _INTEGERS:
+                return struct.unpack_from(order + _INTEGERS[kind], tiff, entry + 8)[0]
     except struct.error:  # damaged EXIF data do not make an image unusable
         pass
     return 1
