@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,4 +53,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

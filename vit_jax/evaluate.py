@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 from vit_jax.words.tables import table
 
 if TYPE_CHECKING:
@@ -120,4 +120,4 @@ def write(
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

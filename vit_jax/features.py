@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 from vit_jax.inference.features import DEFAULT, FORMATS, check, write
 
 
@@ -82,4 +82,4 @@ def _main(args: argparse.Namespace) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

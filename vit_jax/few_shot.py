@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 from vit_jax.evaluation.few_shot import (
     L2_REG,
     SEEDS,
@@ -154,4 +154,4 @@ def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -107,3 +107,10 @@ def _stem(reference: str) -> str:
     """Returns a short name for a folder of runs: the last part of a reference."""
     parts = reference.replace('\\', '/').rstrip('/').split('/')
     return parts[-1].partition(':')[0].removesuffix('.npz') or 'run'
+
+
+if __name__ == '__main__':
+    raise SystemExit(
+        'vit_jax.fine_tuning is no command. To fine-tune: '
+        'python -m vit_jax.main --config=RECIPE --workdir=DIR'
+    )

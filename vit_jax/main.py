@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
+from vit_jax.command_line import terminal
 from vit_jax.command_line.recipe import HOSTS, parse
 from vit_jax.runtime import compilation_cache
 from vit_jax.words.suggest import did_you_mean
@@ -34,15 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     by SIGINT or SIGTERM, saved, and ready to go on. 1: anything else, such as a full
     disk; of a dry run, that the memory is not enough.
     """
-    terminal = logging.StreamHandler()
+    screen = logging.StreamHandler()
     # What the progress bar shows is told once; train.log has it in lines.
-    terminal.addFilter(lambda record: not getattr(record, 'on_bar', False))
+    screen.addFilter(lambda record: not getattr(record, 'file_only', False))
     # Orbax logs, with tracebacks, what it also raises.
     for library in ('absl', 'asyncio'):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    logging.basicConfig(
-        format='%(message)s', level=logging.WARNING, handlers=[terminal]
-    )
+    logging.basicConfig(format='%(message)s', level=logging.WARNING, handlers=[screen])
     log.setLevel(logging.INFO)
     try:
         config, options = parse(sys.argv if argv is None else argv)
@@ -54,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = {name: getattr(options, name) for name in HOSTS}
         hosts.connect(**{k: value for k, value in given.items() if value is not None})
         if not hosts.is_first():
-            terminal.setLevel(logging.WARNING)
+            screen.setLevel(logging.WARNING)
+        what = 'Forecasting' if options.dry_run else 'Preparing'
+        log.info('%s the run in %s …', what, options.workdir)
         if options.dry_run:
             from vit_jax.forecast import forecast
 
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'vit_jax: {error}', file=sys.stderr)
         return _ended(2)
+    except BrokenPipeError:  # `| head`: see terminal.py
+        raise
     except (FloatingPointError, OSError) as error:
         print(f'vit_jax: {error}', file=sys.stderr)
         return _ended(1)
@@ -112,4 +115,4 @@ def _ended(code: int, error: Exception | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -19,13 +19,12 @@ import contextlib
 import csv
 import io
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 from vit_jax.inference.answers import Answer, answers
 
 if TYPE_CHECKING:
@@ -105,39 +104,33 @@ def predict(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
     )
     broken = 0
-    try:
-        with (
-            _opened(args.out) as file,
-            tqdm.tqdm(
-                total=len(photos),
-                unit=' photos',
-                dynamic_ncols=True,
-                leave=False,
-                disable=not sys.stderr.isatty(),
-            ) as bar,
-        ):
+    with (
+        _opened(args.out) as file,
+        tqdm.tqdm(
+            total=len(photos),
+            unit=' photos',
+            dynamic_ncols=True,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
 
-            def write(text: str) -> None:
-                if file.isatty():
-                    bar.write(text, file=file, end='')  # not into the bar
-                else:
-                    file.write(text)
-                file.flush()
+        def write(text: str) -> None:
+            if file.isatty():
+                bar.write(text, file=file, end='')  # not into the bar
+            else:
+                file.write(text)
+            file.flush()
 
-            layout = _FORMATS[form](photos.names)
-            write(layout.head)
-            for answer in said:
-                if answer.reason:
-                    broken += 1
-                    bar.write(f'predict: {answer.name}: {answer.reason}', sys.stderr)
-                else:
-                    write(layout.lines(answer))
-                bar.update()
-    except BrokenPipeError:
-        # Whoever reads has seen enough (`| head`). Without this, Python would complain
-        # when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        layout = _FORMATS[form](photos.names)
+        write(layout.head)
+        for answer in said:
+            if answer.reason:
+                broken += 1
+                bar.write(f'predict: {answer.name}: {answer.reason}', sys.stderr)
+            else:
+                write(layout.lines(answer))
+            bar.update()
     if broken and len(photos) > 1:
         left_out = f'{broken} of {len(photos)} photos have no answer'
         print(f'predict: {left_out}', file=sys.stderr)
@@ -252,4 +245,4 @@ _FORMATS: dict[str, type[_Layout]] = {'table': _Table, 'json': _Json, 'csv': _Cs
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 from vit_jax.words.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -80,4 +80,4 @@ def _summary_of(args: argparse.Namespace) -> 'Summary':
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

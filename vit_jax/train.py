@@ -83,3 +83,10 @@ def first_state(plan: Plan, checkpoints: TrainCheckpoints) -> TrainState:
         return plan.first_state()
     template = plan.state_shapes().to_saved()
     return TrainState.from_saved(checkpoints.restore(plan.start, template))
+
+
+if __name__ == '__main__':
+    raise SystemExit(
+        'vit_jax.train is no command. To train: '
+        'python -m vit_jax.main --config=RECIPE --workdir=DIR'
+    )

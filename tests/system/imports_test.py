@@ -31,7 +31,7 @@ FLOORS = (
     # The doors: what people run. Nobody imports them.
     (
         *('main', 'fine_tuning', 'predict', 'evaluate', 'features', 'few_shot'),
-        *('convert', 'summary'),
+        *('convert', 'summary', '__main__'),
     ),
 )
 DOORS = FLOORS[-1]

@@ -7,6 +7,7 @@ SOURCES, TESTS = declared.ROOT / 'vit_jax', declared.ROOT / 'tests'
 # Sources without a test of their own, and which one looks at them: through the command
 # that people type, or together with what they are a part of.
 ELSEWHERE = {
+    '__main__.py': 'command_line/terminal_test.py',
     'checkpoint/conversion.py': 'convert_test.py',
     'checkpoint/ports/port.py': 'checkpoint/ports/translate_test.py',
     'checkpoint/ports/rows.py': 'checkpoint/ports/translate_test.py',

@@ -199,6 +199,8 @@ def run(name: str, command: Callable[[], int]) -> int:
     logger.addHandler(handler)
     try:
         return command()
+    except BrokenPipeError:  # `| head`: see terminal.py
+        raise
     except (ValueError, OSError) as error:
         # The pipeline names the key of a training run.
         message = str(error).replace(

@@ -26,7 +26,7 @@ import logging
 import pathlib
 import sys
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 from vit_jax.export.options import (
     FORMATS,
     MAX_INSIDE,
@@ -97,4 +97,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

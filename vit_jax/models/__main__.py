@@ -5,6 +5,7 @@ import fnmatch
 import json
 import sys
 
+from vit_jax.command_line import terminal
 from vit_jax.words import tables
 
 COLUMNS = ('model', 'parameters', 'file', 'classes', 'pixels', 'twins', 'top-1')
@@ -91,4 +92,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

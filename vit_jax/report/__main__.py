@@ -12,7 +12,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 
 if TYPE_CHECKING:
     from vit_jax.evaluation.judgement import Judgement
@@ -141,4 +141,4 @@ def _percent(value: float | None) -> str:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))

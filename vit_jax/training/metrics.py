@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,19 +29,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
-# What the progress line shows, in this order; metrics.jsonl has all.
+# What the progress line shows, what matters first, as far as it fits; metrics.jsonl has
+# all. What is 0 in most runs is shown in the others.
 _SHOWN = {
     'loss': 'loss {:.4f}',
-    'learning_rate': 'rate {:.2e}',
     'val_{chosen_by}': 'val {chosen_by} {{:.4f}}',
     'images_per_second': '{:,.0f} images/s',
-    'data_wait': '{:.0%} waiting for data',
     'skipped': '{} skipped',
+    'data_wait': '{:.0%} waiting for data',
+    'skipped_steps': '{:.0f} steps skipped',
     'loss_scale': 'loss scale {:.0f}',
-    'skipped_steps': 'skipped steps {:.0f}',
+    'learning_rate': 'rate {:.2e}',
 }
-
-
+_SHOWN_UNLESS_ZERO = ('skipped', 'skipped_steps')
+# Waiting less than this is not worth a word.
+_WAITING = 0.05
+_COLUMNS = 80
 # How often the events are sent to the disk; TensorBoard shows what is there.
 _FLUSH_SECONDS = 10
 
@@ -181,28 +185,37 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
-                initial=start, total=total, unit='step', dynamic_ncols=True
+                initial=start,
+                total=total,
+                dynamic_ncols=True,
+                bar_format='{n_fmt}/{total_fmt} |{bar:10}| {postfix}',
             )
+            self._bar.set_postfix_str('compiling the training step …')
+        log.info('Compiling the training step …', extra={'file_only': self._bar})
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows a step, those of its values that say how it goes, and the time left."""
-        shown = [
+        """Shows a step, the time left, and those of its values that say how it goes."""
+        seconds = time.perf_counter() - self._begin
+        left = seconds / (step - self._start) * (self._total - step)
+        told = [f'{datetime.timedelta(seconds=round(left))} left']
+        told += [
             form.format(values[name])
             for name, form in self._shown.items()
             if name in values
+            and (values[name] or name not in _SHOWN_UNLESS_ZERO)
+            and (name != 'data_wait' or values[name] >= _WAITING)
         ]
-        seconds = time.perf_counter() - self._begin
-        left = seconds / (step - self._start) * (self._total - step)
+        begin = f'step {step}/{self._total}, '
         log.info(
-            'step %d/%d, %s, %s left',
-            step,
-            self._total,
-            ', '.join(shown),
-            datetime.timedelta(seconds=round(left)),
-            extra={'on_bar': self._bar is not None},
+            '%s%s',
+            begin,
+            _fitting(told, _COLUMNS - len(begin)),
+            extra={'file_only': self._bar is not None},
         )
         if self._bar is not None:
-            self._bar.set_postfix_str(', '.join(shown), refresh=False)
+            columns = shutil.get_terminal_size().columns
+            room = columns - len(f'{step}/{self._total} |          |  ') - 1
+            self._bar.set_postfix_str(_fitting(told, room), refresh=False)
             self._bar.update(step - self._bar.n)
 
     def __enter__(self) -> 'Progress':
@@ -211,3 +224,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _fitting(parts: list[str], columns: int) -> str:
+    """The first parts that fit into a line, and in any case the first three."""
+    line = ', '.join(parts[:3])
+    for part in parts[3:]:
+        if len(line) + len(part) + 2 <= columns:
+            line = f'{line}, {part}'
+    return line

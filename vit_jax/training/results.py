@@ -40,16 +40,17 @@ def announce(plan: Plan, state: TrainState) -> None:
         f'step {start} of this run' if start else config.pretrained or 'scratch',
     )
     log.info(
-        'Steps %d to %d, batch %d in %d parts, on %d %s',
+        'Steps %d to %d, batch %d%s, on %d %s',
         start,
         config.total_steps,
         config.batch,
-        config.accum_steps,
+        f' in {config.accum_steps} parts' if config.accum_steps > 1 else '',
         plan.mesh.size,
         jax.devices()[0].device_kind,
     )
     for name, value in compiler.options().items():
-        log.info('The step is compiled with %s=%r; XLA_FLAGS wins.', name, value)
+        text = 'The step is compiled with %s=%r; XLA_FLAGS wins.'
+        log.info(text, name, value, extra={'file_only': True})
 
 
 def finish(

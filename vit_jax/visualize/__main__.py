@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.command_line import arguments
+from vit_jax.command_line import arguments, terminal
 
 # In one figure of attention rollout.
 _PER_FIGURE = 8
@@ -198,4 +198,4 @@ class _Folder:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(terminal.run(main))
