@@ -22,6 +22,7 @@ from processes import environment
 
 from vit_jax import checkpoint, data, evaluate, models
 from vit_jax.checkpoint import ModelCard
+from vit_jax.command_line.terminal import CLOSED_PIPE
 from vit_jax.data.datasets.photos import Photos
 from vit_jax.inference.predictor import Predictor
 from vit_jax.predict import main
@@ -283,7 +284,7 @@ def test_addresses(run_dir, album, monkeypatch, capsys):
     )
     lines = err.splitlines()
     assert lines[0].startswith(f'predict: {names[0]}: there is no such file (404)')
-    assert lines[1].startswith(f'predict: {names[2]}: no known image format begins')
+    assert lines[1].startswith(f'predict: {names[2]}: it begins as a web page (HTML)')
 
 
 def feed(monkeypatch, content: bytes) -> None:
@@ -417,7 +418,7 @@ def test_whoever_reads_may_have_seen_enough(run_dir, album, tmp_path):
     ) as process:  # fmt: skip
         assert process.stdout.readline().split() == [b'file', b'probability', b'class']
         process.stdout.close()
-        assert process.wait(60) == 1
+        assert process.wait(60) == CLOSED_PIPE
     assert errors.read_text() == ''
 
 

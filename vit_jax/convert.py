@@ -7,7 +7,6 @@ Any weights that `vit_jax.load` takes are read, and written one array at a time.
 """
 
 import argparse
-import logging
 import sys
 
 from vit_jax.command_line import arguments, terminal
@@ -27,13 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         choices=('npz', 'timm', 'huggingface'),
         help='default: by the suffix of OUT',
     )
-    parser.add_argument(
-        '--best', action='store_true', help='of a run, the parameters best on val'
-    )
+    arguments.add_which(parser)
     parser.add_argument('--no_head', action='store_true', help='features alone')
     parser.add_argument('--overwrite', action='store_true')
     args = parser.parse_args(argv)
-    logging.basicConfig(format='%(message)s', level=logging.WARNING)
 
     def command() -> int:
         from vit_jax.checkpoint.conversion import convert
@@ -42,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             args.reference,
             args.out,
             args.to,
-            best=args.best,
+            **arguments.model_options(args),
             head=not args.no_head,
             overwrite=args.overwrite,
         )

@@ -60,7 +60,7 @@ def _main(args: argparse.Namespace) -> int:
     else:
         from vit_jax.inference.predictor import Predictor
 
-        predictor = Predictor.load(reference, best=args.best)
+        predictor = Predictor.load(reference, **arguments.model_options(args))
         judgement = arguments.judgement_of(args, predictor)
     about, metrics = judgement.about, judgement.metrics()
     if args.out is not None:

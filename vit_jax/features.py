@@ -51,7 +51,7 @@ def _main(args: argparse.Namespace) -> int:
     from vit_jax.data.datasets.photos import Photos
     from vit_jax.inference.predictor import Predictor
 
-    predictor = Predictor.load(reference, best=args.best)
+    predictor = Predictor.load(reference, **arguments.model_options(args))
     if args.list:
         for name, shape in predictor.feature_names().items():
             print(name, 'x'.join(map(str, shape)))

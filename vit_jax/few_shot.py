@@ -114,7 +114,9 @@ def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
     # Before any work.
     check(np.arange(2), np.arange(2), args.shots, args.seeds, args.l2_reg)
     size = None if args.size is None else (args.size, args.size)
-    predictor = Predictor.load(reference, best=args.best, image_size=size)
+    predictor = Predictor.load(
+        reference, image_size=size, **arguments.model_options(args)
+    )
     card = predictor.card
     resize = args.resize
     if resize is None:

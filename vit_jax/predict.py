@@ -88,7 +88,7 @@ def predict(args: argparse.Namespace) -> int:
 
     from vit_jax.inference.predictor import Predictor
 
-    predictor = Predictor.load(reference, best=args.best)
+    predictor = Predictor.load(reference, **arguments.model_options(args))
     if not predictor.model.num_classes:
         raise ValueError(
             f'{reference}: the model has no head (num_classes is 0), so it gives '

@@ -68,7 +68,10 @@ def _summary_of(args: argparse.Namespace) -> 'Summary':
 
     try:
         model, params, card = checkpoint.load_model(
-            reference, best=args.best, num_classes=args.num_classes, **fields
+            reference,
+            num_classes=args.num_classes,
+            **arguments.model_options(args),
+            **fields,
         )
     except FileNotFoundError as error:
         raise ValueError(

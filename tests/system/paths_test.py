@@ -9,6 +9,8 @@ import sys
 import declared
 import pytest
 
+from vit_jax.__main__ import COMMANDS
+
 ROOT = declared.ROOT
 
 # Where the documentation says that a name is; rooms behind them may change.
@@ -39,11 +41,6 @@ NAMES = {
     'vit_jax.tasks': ['TASKS', 'Task'],
     'vit_jax.train': ['TrainState', 'train_and_evaluate', 'train_step'],
 }
-# What is run as `python -m vit_jax.<noun>`, with the word of its help.
-COMMANDS = (
-    *('convert', 'evaluate', 'export', 'features', 'few_shot', 'main', 'models'),
-    *('predict', 'report', 'summary', 'visualize'),
-)
 
 
 @pytest.mark.parametrize('module', NAMES)

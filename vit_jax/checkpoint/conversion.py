@@ -21,7 +21,8 @@ def convert(
     out: str,
     to: str | None = None,
     *,
-    best: bool = False,
+    best: bool | None = None,
+    num_heads: int | None = None,
     head: bool = True,
     overwrite: bool = False,
 ) -> pathlib.Path:
@@ -31,7 +32,8 @@ def convert(
         reference: what `vit_jax.load` takes.
         out: a .npz, a .safetensors (timm) or a folder (timm, huggingface).
         to: of FORMATS; None: npz or timm by the suffix of `out`.
-        best: of a run, the parameters that were best on val.
+        best: as in `vit_jax.load`.
+        num_heads: as in `vit_jax.load`.
         head: False leaves the head out.
         overwrite: replace what is there.
 
@@ -53,7 +55,7 @@ def convert(
         raise ValueError(f'{out}: huggingface is a folder, not a file')
     if path.exists() and not overwrite:
         raise ValueError(f'{path} exists; --overwrite replaces it')
-    with readers.open(reference, best=best) as weights:
+    with readers.open(reference, best=best, num_heads=num_heads) as weights:
         card = model.card_of(weights)
         watched = _Watched(weights, head)
         if not head:
@@ -61,8 +63,8 @@ def convert(
         existed = path.exists()
         try:
             if to == 'npz':
-                npz.save(path, watched)
                 card.save(path.with_suffix('.json'))
+                npz.save(path, watched)
             else:
                 repository.save(path, watched, card, to)
         except BaseException:

@@ -19,7 +19,8 @@ from vit_jax.checkpoint.weights import Weights
 def load_model(
     reference: str | os.PathLike,
     *,
-    best: bool = False,
+    best: bool | None = None,
+    num_heads: int | None = None,
     num_classes: int | None = None,
     dtype: str = 'float32',
     image_size: tuple[int, int] | None = None,
@@ -34,7 +35,9 @@ def load_model(
         .safetensors) with its card beside it, or without: then its published name
         (`ViT-B_16.npz`, AugReg's names) or its shapes tell the model; a repository of
         timm or transformers; or an address of one of these: see `references`.
-      best: of a run, the parameters that were best on val instead of the last ones.
+      best: of a run, True: the parameters that were best on val; False: the last
+        ones; None: the best where val has chosen, else the last.
+      num_heads: of the attention, for files of other libraries that do not tell.
       num_classes: None or that of the file keeps the head; 0 drops it: the model
         then returns the pre-logits (b d).
       dtype: dtype of the computation; the parameters are float32.
@@ -45,7 +48,7 @@ def load_model(
       ValueError: the file is missing or unreadable, the run has not finished, nothing
         tells what the model is, or it and the weights do not agree.
     """
-    with readers.open(reference, best=best) as weights:
+    with readers.open(reference, best=best, num_heads=num_heads) as weights:
         path = weights.path
         shapes = {name: weights.shape(name) for name in weights}
         card = card_of(weights)

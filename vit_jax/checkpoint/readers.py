@@ -7,24 +7,31 @@ from typing import Any
 from flax import traverse_util
 
 from vit_jax.checkpoint import references
-from vit_jax.checkpoint.formats import npz, original
+from vit_jax.checkpoint.formats import foreign, npz, original
 from vit_jax.checkpoint.ports import repository
 from vit_jax.checkpoint.weights import Weights
 
 
-def open(reference: str | os.PathLike, *, best: bool = False) -> Weights:
+def open(
+    reference: str | os.PathLike,
+    *,
+    best: bool | None = None,
+    num_heads: int | None = None,
+) -> Weights:
     """Opens weights for reading array by array: see `Weights`.
 
     Args:
       reference: what `references.resolve` takes.
-      best: of a run, the best parameters on val instead of the last ones.
+      best: of a run, see `references.resolve`.
+      num_heads: of the attention, for files of other libraries that do not tell.
 
     Raises:
       ValueError: there is no such file, or it cannot be read as weights.
     """
     path = references.resolve(reference, best=best)
+    foreign.check(path)
     if path.suffix == '.safetensors' or any(path.glob('*.safetensors')):
-        return repository.open_port(path)
+        return repository.open_port(path, num_heads)
     if checkpoint := original.find(path):
         return original.OriginalWeights(checkpoint)
     return npz.NpzWeights(path)

@@ -5,15 +5,18 @@ hf://owner/repo  hf://owner/repo@revision              repositories with one mod
 https://…  gs://…  hf://owner/repo/file.npz            any address: see `fetch`
 """
 
+import logging
 import os
 import pathlib
 import re
 
-from vit_jax.checkpoint.formats import safetensors
+from vit_jax.checkpoint.formats import foreign, safetensors
 from vit_jax.files import fetch
+from vit_jax.files.run_record import RunRecord
 from vit_jax.models.zoo import google_files
 from vit_jax.words import suggest
 
+log = logging.getLogger(__name__)
 # What a repository of the hub must have to be a model: weights in one file, or in
 # several with an index; and what may stand beside them.
 _WEIGHTS = ('model.safetensors', safetensors.INDEX)
@@ -22,13 +25,14 @@ _REPOSITORY = re.compile(r'hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?')
 _SUFFIXES = ('.npz', '.safetensors')
 
 
-def resolve(reference: str | os.PathLike, *, best: bool = False) -> pathlib.Path:
+def resolve(reference: str | os.PathLike, *, best: bool | None = None) -> pathlib.Path:
     """Returns the local file or folder of weights that a reference names.
 
     Args:
       reference: a file (`~` is expanded), the folder of a finished run, a folder of
         downloaded weights, or a URL as above, which is downloaded first.
-      best: of a run, the best parameters on val instead of the last ones.
+      best: of a run, True: the parameters that were best on val; False: the last
+        ones; None: the best where val has chosen, else the last, and the log says so.
 
     Raises:
       ValueError: there is no such file (its neighbours are listed), the run has not
@@ -54,6 +58,9 @@ def resolve(reference: str | os.PathLike, *, best: bool = False) -> pathlib.Path
         raise fetch.MissingFileError(f'{error}{_elsewhere(text)}') from error
     if path.is_dir():
         return _in_folder(path, best)
+    is_of_run = path.name in ('model.npz', 'model_best.npz')
+    if is_of_run and (path.parent / 'run.json').exists():
+        return _in_folder(path.parent, path.name == 'model_best.npz')
     if not path.exists():
         raise fetch.MissingFileError(
             f'There is no {path}. {_neighbours(path)}{_elsewhere(text)}'
@@ -86,23 +93,33 @@ def _elsewhere(reference: str) -> str:
     return f' The same or related weights elsewhere: {", ".join(others)}.'
 
 
-def _in_folder(folder: pathlib.Path, best: bool) -> pathlib.Path:
+def _in_folder(folder: pathlib.Path, best: bool | None) -> pathlib.Path:
     """Returns what a folder holds: a run's weights, or itself if it is a model."""
-    path = folder / ('model_best.npz' if best else 'model.npz')
-    if path.exists():
+    last, chosen = folder / 'model.npz', folder / 'model_best.npz'
+    # The card is written before the weights, and what a run has reached after them.
+    record = RunRecord(folder).record()
+    is_whole = last.exists() and (not record or 'summary' in record)
+    if best is None and is_whole and chosen.exists():
+        log.info('%s: the parameters that were best on val (--last: the last)', folder)
+        return chosen
+    path = chosen if best else last
+    if is_whole and path.exists():
         return path
-    if best and (folder / 'model.npz').exists():
+    if best and is_whole:
         raise fetch.MissingFileError(
             f'{folder} holds no model_best.npz: the run evaluated no val split. '
-            'Take its last parameters (best=False), or set pp.val and train again.'
+            'Take its last parameters (--last, best=False), or set pp.val and train '
+            'again.'
         )
     if any(folder.glob('*.safetensors')) or any(folder.glob('checkpoint_*')):
         return folder
+    if torch := next((p for p in folder.iterdir() if foreign.is_torch(p)), None):
+        return torch  # to be refused with what to type
     if (folder / '_METADATA').exists() or (folder / '_CHECKPOINT_METADATA').exists():
         return folder  # Orbax
     if (folder / 'run.json').exists() or (folder / 'checkpoints').exists():
         raise fetch.MissingFileError(
-            f'The run in {folder} has not finished: there is no {path.name} yet. '
+            f'The run in {folder} has not finished: it has no whole model yet. '
             'Resume it with the command that started it (its command line stands in '
             f'{folder / "run.json"}).'
         )

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that --help answers at once
     from vit_jax import data
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # so that --help answers at once
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds the model: REF as the first argument, or --checkpoint REF; and --best.
+    """Adds the model: REF as the first argument, or --checkpoint REF; and which of it.
 
     Parse with `parser.parse_intermixed_args` where more arguments without a name
     follow, so that options may stand among them.
@@ -25,9 +25,28 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help='a run directory, a file of weights, anything that vit_jax.load takes',
     )  # fmt: skip
     parser.add_argument('--checkpoint', metavar='REF', help='the same, by name')
-    parser.add_argument(
-        '--best', action='store_true', help='of a run, the parameters best on val'
+    add_which(parser)
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """Adds which parameters of a run, and what weights may not tell."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        '--best', action='store_true', default=None,
+        help='of a run, the parameters best on val; the default where val chose',
+    )  # fmt: skip
+    which.add_argument(
+        '--last', action='store_false', dest='best', help='of a run, the last ones'
     )
+    parser.add_argument(
+        '--num_heads', metavar='K', type=positive,
+        help='attention heads, of weights that do not tell',
+    )  # fmt: skip
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `vit_jax.load` has to know beside the reference."""
+    return {'best': args.best, 'num_heads': args.num_heads}
 
 
 def checkpoint_of(args: argparse.Namespace, rest: list[str] | None = None) -> str:
@@ -197,6 +216,7 @@ def run(name: str, command: Callable[[], int]) -> int:
     handler.setFormatter(logging.Formatter(f'{name}: %(message)s'))
     logger = logging.getLogger('vit_jax')
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         return command()
     except BrokenPipeError:  # `| head`: see terminal.py
@@ -213,3 +233,4 @@ def run(name: str, command: Callable[[], int]) -> int:
         return 130
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)

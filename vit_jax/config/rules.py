@@ -6,6 +6,7 @@ that need a model.
 
 import os
 import re
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -43,6 +44,22 @@ def _patience_has_val(config: ConfigDict) -> None:
         raise ValueError(
             'config.early_stop watches val, but '
             'config.eval_every is 0 or config.pp.val is None.'
+        )
+
+
+def _pixels_are_bytes(config: ConfigDict) -> None:
+    mean, std = config.pp.mean, config.pp.std
+    if mean is None or std is None:
+        return
+    if 0 < max(mean) <= 1 or 0 < max(std) < 1:
+
+        def scaled(values: Sequence[float]) -> str:
+            return ','.join(f'{255 * value:g}' for value in values)
+
+        raise ValueError(
+            f'config.pp.mean is {tuple(mean)} and config.pp.std {tuple(std)}: these '
+            'are for pixels from 0 to 1, and pixels are from 0 to 255 here. Write '
+            f"--config.pp.mean='({scaled(mean)})' --config.pp.std='({scaled(std)})'."
         )
 
 
@@ -173,6 +190,7 @@ def _some_learn(config: ConfigDict) -> None:
 
 
 _RULES = (
+    _pixels_are_bytes,
     _trace_is_in_the_run,
     _patience_has_val,
     _head_is_from_weights,

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy.face(
     {
         'cache': ('cached',),
         'datasets.folder': ('open_folder', 'open_manifest'),
+        'headers': ('broken',),
         'images.augment': ('Augment',),
         'images.decoding': ('UndecodableImage', 'decode', 'pixels'),
         'images.preprocess': ('Preprocess',),

@@ -103,6 +103,15 @@ class Subset:
             or [np.zeros(0, np.int32)]
         )
 
+    def paths(self) -> list[str]:
+        """The files of the examples, of readers that read files."""
+        return [
+            reader.path(i)
+            for reader, start, stop in self._parts
+            if hasattr(reader, 'path')
+            for i in range(start, stop)
+        ]
+
     def num_shared(self, other: 'Subset') -> int:
         """Returns how many examples of the same dataset are in this and the other."""
         return sum(

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             reference,
             args.out[0],
             args.to,
-            best=args.best,
+            **arguments.model_options(args),
             dtype=args.dtype,
             preprocessing=args.preprocessing,
             outputs=args.output or (),

@@ -26,7 +26,8 @@ def export(
     out: str,
     to: str = 'stablehlo',
     *,
-    best: bool = False,
+    best: bool | None = None,
+    num_heads: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Writes a folder with the exported model and its card.
@@ -35,7 +36,8 @@ def export(
         reference: what `vit_jax.load` takes.
         out: the folder, which must not exist.
         to: see `Options`.
-        best: of a run, the parameters that were best on val.
+        best: as in `vit_jax.load`.
+        num_heads: as in `vit_jax.load`.
         **options: dtype, preprocessing, outputs, weights, platforms: see `Options`.
 
     Returns:
@@ -54,7 +56,9 @@ def export(
 
     from vit_jax.inference.predictor import Predictor
 
-    predictor = Predictor.load(reference, best=best, dtype=options.dtype)
+    predictor = Predictor.load(
+        reference, best=best, num_heads=num_heads, dtype=options.dtype
+    )
     if options.preprocessing == 'resize':
         check_resize(predictor.preprocess)
     outputs = options.outputs or [

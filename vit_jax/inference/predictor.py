@@ -66,7 +66,8 @@ class Predictor:
         cls,
         reference: str | os.PathLike,
         *,
-        best: bool = False,
+        best: bool | None = None,
+        num_heads: int | None = None,
         dtype: str = '',
         image_size: tuple[int, int] | None = None,
     ) -> 'Predictor':
@@ -74,12 +75,13 @@ class Predictor:
 
         Args:
             reference: a run directory, a file of weights, a URL.
-            best: of a run, the parameters that were best on val.
+            best: as in `vit_jax.load`.
+            num_heads: as in `vit_jax.load`.
             dtype: of the computation; default: as in training.
             image_size: (height, width) of the images; default: the card's.
         """
         model, params, card = checkpoint.load_model(
-            reference, best=best, image_size=image_size
+            reference, best=best, num_heads=num_heads, image_size=image_size
         )
         model = models.from_config(
             card.model,

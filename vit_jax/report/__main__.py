@@ -94,8 +94,10 @@ def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]
     from vit_jax.inference.predictor import Predictor
     from vit_jax.report import contents
 
-    predictor = Predictor.load(arguments.checkpoint_of(args), best=args.best)
-    values = {'which': 'best' if args.best else 'last'}
+    run_dir = pathlib.Path(arguments.checkpoint_of(args)).expanduser()
+    predictor = Predictor.load(run_dir, **arguments.model_options(args))
+    is_best = args.best is not False and (run_dir / 'model_best.npz').exists()
+    values = {'which': 'best' if is_best else 'last'}
     values |= contents.model_part(predictor)
     try:
         judgement = _judgement(args, predictor)

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -39,6 +39,8 @@ _OWN = frozenset(
         *('pretrained_dir', 'num_threads', 'num_workers', 'prefetch'),
     }
 )
+# So many bad images are named.
+_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,13 @@ class Plan:
         data.Augment.from_config(config)  # refuses unknown operations
         if len(self.class_names) == 1:
             raise ValueError(_one_class(config.dataset, *self.class_names))
+        if not config.skip_corrupt:
+            _check_judged(
+                path
+                for role, source in self.sources.items()
+                if role != 'train'
+                for path in source.paths()
+            )
         if config.batch > len(images):
             raise ValueError(
                 f'There are {len(images)} training examples ({config.pp.train}), '
@@ -201,6 +210,19 @@ def prepare(config: ConfigDict, workdir: str | os.PathLike) -> Plan:
     hosts.first_host_first(lambda: inherit_numerics(config, previous))
     hosts.agree(keys_all_hosts_share(config) | {'the step to go on from': start})
     return Plan(config, dataset, sources, start)
+
+
+def _check_judged(paths: Iterable[str]) -> None:
+    """Raises a ValueError, before any step, for images that could not be judged."""
+    if broken := data.broken(paths):
+        listed = [f'{path}: {reason}' for path, reason in broken[:_LISTED]]
+        if len(broken) > _LISTED:
+            listed.append(f'and {len(broken) - _LISTED} more')
+        raise ValueError(
+            f'{len(broken)} images of val and test are none:\n  '
+            + '\n  '.join(listed)
+            + '\nRemove or mend them; or --config.skip_corrupt=True leaves them out.'
+        )
 
 
 def _one_class(dataset: str, name: str) -> str:

@@ -69,6 +69,9 @@ def finish(
     if 'test' in plan.sources:
         judges['test'] = Split(plan, 'test')
     results = []
+    # First, so that no weights are ever without what must be known to use them.
+    with hosts.raise_on_all():
+        run.save_card(plan.card())
     for which, step, weights in _candidates(state, checkpoints):
         run.save_model(which, models.unstack(weights))
         results += [

@@ -69,7 +69,7 @@ def visualize(args: argparse.Namespace) -> int:
     run_dir = pathlib.Path(reference).expanduser()
     has_curves = (run_dir / 'metrics.jsonl').exists()
     try:
-        predictor = Predictor.load(reference, best=args.best)
+        predictor = Predictor.load(reference, **arguments.model_options(args))
     except FileNotFoundError:
         if has_curves:  # a run under way has no model yet
             _curves(run_dir, out)

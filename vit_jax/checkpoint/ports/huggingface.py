@@ -84,11 +84,17 @@ def describe(config: Json) -> Description:
 
     `_name_or_path` is no name: it says what a model was fine-tuned from.
     """
+    pooler = config.get('pooler_act', 'tanh')
+    refused = [f'pooler_act is {pooler!r}, expected tanh'] if pooler != 'tanh' else []
+    if config.get('model_type', 'vit') != 'vit':
+        refused.append(f'model_type is {config["model_type"]!r}, expected vit')
     return Description(
-        num_heads=heads(config.get('num_attention_heads')),
+        # What is left out is as in ViTConfig.
+        num_heads=heads(config.get('num_attention_heads', 12)) if config else None,
         activation=config.get('hidden_act') or 'gelu',
-        norm_epsilon=float(config.get('layer_norm_eps', 1e-6)),
+        norm_epsilon=float(config.get('layer_norm_eps', 1e-12)),
         sizes=(config.get('image_size'),),
+        refused=tuple(refused),
     )
 
 

@@ -16,7 +16,8 @@ class Description(NamedTuple):
 
     Attributes:
       name: of the model and its training, such as 'vit_base_patch16_224.augreg_in21k'.
-      num_heads: of the attention.
+      num_heads: of the attention; None: it does not say.
+      refused: what it asks for that no model here does, in words.
       pooling: what the head sees: 'token', 'avg', ….
       activation: of the MLPs, as the library calls it.
       norm_epsilon: of LayerNorm.
@@ -35,6 +36,7 @@ class Description(NamedTuple):
     crop: float | None = None
     mean: Any = None
     std: Any = None
+    refused: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

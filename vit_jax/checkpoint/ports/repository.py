@@ -4,6 +4,7 @@ What config.json says is for the ports to know, one file for each library.
 """
 
 import json
+import logging
 import math
 import os
 import pathlib
@@ -24,6 +25,8 @@ from vit_jax.files import atomic
 from vit_jax.models.zoo import google_files
 from vit_jax.words.units import MID_GREY
 
+log = logging.getLogger(__name__)
+
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 WEIGHTS = 'model.safetensors'
 _MAX_BYTES = 50_000_000  # of a config with 21,843 names twice: 3 MB
@@ -36,31 +39,48 @@ _GELU = {
 }
 
 
-def open_port(path: pathlib.Path) -> PortWeights:
+def open_port(path: pathlib.Path, num_heads: int | None = None) -> PortWeights:
     """Opens weights of another library, with a card of what stands beside them.
 
     Args:
       path: a .safetensors, or a folder with one and its config.json.
+      num_heads: of the attention, if nothing there tells.
 
     Raises:
-      ValueError: a file cannot be read, or describes a model that is not known here.
+      ValueError: a file cannot be read, describes a model that is not known here, or
+        another number of heads; or nothing tells it.
     """
     file = path if path.is_file() else path / WEIGHTS
     if card := find_card(file):
-        heads = card.model.get('transformer', {}).get('num_heads')
-        return PortWeights(path, heads, card)
+        told = card.model.get('transformer', {}).get('num_heads')
+        return PortWeights(path, _agreed(num_heads, told, path), card)
     # Beside a file of another name there may be the config of another model.
     beside = path if path.is_dir() else path.parent if path.name == WEIGHTS else None
     config = _read(beside / CONFIG) if beside else {}
     processor = _read(beside / PREPROCESSOR) if beside else {}
-    port = translate.port_of(safetensors.entries(path))
+    shapes = {name: entry.shape for name, entry in safetensors.entries(path).items()}
+    wrapper = translate.wrapper_of(shapes)
+    shapes = {name.removeprefix(wrapper): shape for name, shape in shapes.items()}
+    port = translate.port_of(shapes)
     try:
         description = port.describe(config) if port else Description()
-        weights = PortWeights(path, description.num_heads)
+        if description.refused:
+            raise ValueError('; '.join(description.refused))
+        heads = _agreed(num_heads, description.num_heads, path)
+        weights = PortWeights(path, heads)
+        assumed = []
+        if heads is None:
+            number, like = translate.default_heads(shapes, port)
+            assumed += [f'{number} attention heads, as in {like}'] if like else []
+        if not config:
+            form = _GELU[description.activation]
+            assumed.append(f'{form} GELU and epsilon {description.norm_epsilon:g}')
         if processor:
-            mean, std = processor.get('image_mean'), processor.get('image_std')
-            description = description._replace(mean=mean, std=std)
+            description = description._replace(**_preprocessing(processor))
         weights.card = _card(weights, port, description, config)
+        if assumed:
+            weights.card.source['assumed'] = ', '.join(assumed)
+            log.info('%s does not tell: %s is assumed', path, ', '.join(assumed))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f'{beside / CONFIG} describes a model in a way that is not known: {error!r}'
@@ -71,6 +91,65 @@ def open_port(path: pathlib.Path) -> PortWeights:
             text if text.startswith(str(path)) else f'{path}: {text}'
         ) from error
     return weights
+
+
+def _preprocessing(processor: Json) -> dict[str, Any]:
+    """What a preprocessor_config.json says, for a `Description`.
+
+    Raises:
+      ValueError: it asks for what is not done here.
+    """
+    told: dict[str, Any] = {}
+    # From pixels to what mean and deviation are for.
+    factor = processor.get('rescale_factor', 1 / 255)
+    scale = 1 / (255 * factor) if processor.get('do_rescale', True) else 1 / 255
+    if processor.get('do_normalize', True):
+        for key in ('mean', 'std'):
+            if values := processor.get(f'image_{key}'):
+                values = values if isinstance(values, list) else [values]
+                told[key] = [scale * value for value in values]
+    else:
+        told |= {'mean': [0.0], 'std': [scale]}
+    if processor.get('offset') or processor.get('do_flip_channel_order'):
+        raise ValueError(
+            f'{PREPROCESSOR}: offset and do_flip_channel_order are not done'
+        )
+    size, crop = processor.get('size'), processor.get('crop_size')
+    if processor.get('do_center_crop'):
+        size, outer = crop, size
+        edge = outer.get('shortest_edge') if isinstance(outer, dict) else outer
+        inner = _sides(crop)
+        if not edge or not inner or max(inner) > edge:
+            raise ValueError(
+                f'{PREPROCESSOR}: a crop of {crop} from images of size {outer} is not '
+                'done here; expected a shortest_edge and a crop within it'
+            )
+        told['crop'] = max(inner) / edge
+    elif isinstance(size, dict) and 'shortest_edge' in size:
+        raise ValueError(
+            f'{PREPROCESSOR}: size is a shortest_edge without do_center_crop, which '
+            'gives images of any shape; expected height and width'
+        )
+    if processor.get('do_resize', True) and (sides := _sides(size)):
+        told['sizes'] = (sides,)
+    return told
+
+
+def _sides(size: Any) -> tuple[int, int] | None:
+    """(height, width) of what libraries call a size; None: it is none."""
+    if isinstance(size, dict) and {'height', 'width'} <= size.keys():
+        return size['height'], size['width']
+    return (size, size) if isinstance(size, int) else None
+
+
+def _agreed(given: int | None, told: int | None, path: pathlib.Path) -> int | None:
+    """The number of heads that is given, told, or both."""
+    if None not in (given, told) and given != told:
+        raise ValueError(
+            f'{path}: num_heads is {given}, but what stands beside the weights says '
+            f'{told}: leave it out'
+        )
+    return told if given is None else given
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -96,10 +175,16 @@ def _card(
     model = architecture.config_of_weights(shapes)
     num_classes = shapes.get('head/bias', (0,))[0]
     hub_id = _hub_id(weights.path, description.name)
-    if 'cls' in shapes and description.pooling not in ('token', ''):
+    pooling = description.pooling
+    if 'cls' in shapes and pooling not in ('token', ''):
         raise ValueError(
-            f'this model pools its tokens ({description.pooling}) although it has a '
+            f'this model pools its tokens ({pooling}) although it has a '
             'class token, which no model here does'
+        )
+    if 'cls' not in shapes and config and pooling not in ('avg', 'token', ''):
+        raise ValueError(
+            f'this model pools its tokens by {pooling!r}; models here take their mean '
+            "('avg')"
         )
     numerics, reason = _numerics(port, description, hub_id, num_classes)
     for key, value in numerics.items():

@@ -7,6 +7,7 @@ Sources: timm's `vision_transformer.py`, `vision_transformer_hybrid.py` and
 `mlp_mixer.py`.
 """
 
+import re
 from typing import Any
 
 from vit_jax import models
@@ -120,16 +121,45 @@ _HYBRIDS = {
 }
 
 
+# Arguments that `describe` reads, that the shapes tell, or that change no output.
+_ARGUMENTS = frozenset({
+    'act_layer', 'class_token', 'depth', 'dynamic_img_size', 'embed_dim', 'fc_norm',
+    'global_pool', 'img_size', 'in_chans', 'mlp_ratio', 'num_classes', 'num_heads',
+    'patch_size', 'pos_drop_rate', 'proj_drop_rate', 'attn_drop_rate', 'drop_rate',
+    'drop_path_rate', 'patch_drop_rate', 'qkv_bias', 'weight_init', 'strict_img_size',
+    'representation_size', 'pre_logits', 'backbone',
+})  # fmt: skip
+# Attention heads by the size in timm's names of architectures, as in
+# vit_so400m_patch14_siglip_224.
+_HEADS = {
+    'tiny': 3, 'wee': 4, 'little': 5, 'small': 6, 'medium': 8, 'mediumd': 8,
+    'betwixt': 10, 'base': 12, 'so150m': 14, 'large': 16, 'huge': 16, 'so400m': 16,
+    'giant': 16, 'gigantic': 16,
+}  # fmt: skip
+
+
+def _heads_of(name: str) -> int | None:
+    match = re.match(r'(?:vit|deit3?|flexivit)_([a-z0-9]+)', name)
+    return _HEADS.get(match[1]) if match else None
+
+
 def describe(config: Json) -> Description:
     """Returns what a config.json says."""
     args = config.get('model_args') or {}
     trained = config.get('pretrained_cfg') or {}
     name, tag = config.get('architecture') or '', trained.get('tag')
     is_cut = trained and trained.get('crop_mode', 'center') == 'center'
+    # What the model is made with wins over what it was trained with.
+    pools = (c.get('global_pool') for c in (args, config, trained))
     return Description(
         name=f'{name}.{tag}' if name and tag else name,
-        num_heads=heads(args.get('num_heads')),
-        pooling=trained.get('global_pool') or config.get('global_pool') or 'token',
+        num_heads=heads(args.get('num_heads')) or _heads_of(name),
+        pooling=next(filter(None, pools), 'token'),
+        refused=tuple(
+            f'model_args has {key} = {value!r}, which no model here does'
+            for key, value in args.items()
+            if key not in _ARGUMENTS and value not in (None, False)
+        ),
         activation=args.get('act_layer') or 'gelu',
         sizes=(trained.get('input_size', [])[1:], args.get('img_size')),
         crop=trained.get('crop_pct', 1.0) if is_cut else None,

@@ -4,6 +4,7 @@ What the names are stands in the ports, one file for each library.
 """
 
 import itertools
+import logging
 import os
 import pathlib
 import re
@@ -14,16 +15,15 @@ import numpy as np
 
 from vit_jax.checkpoint.card import ModelCard
 from vit_jax.checkpoint.formats import safetensors
-from vit_jax.checkpoint.ports import huggingface, timm
+from vit_jax.checkpoint.ports import foreign, huggingface, timm
 from vit_jax.checkpoint.ports.port import Port
-from vit_jax.checkpoint.ports.rows import Row, Shape
+from vit_jax.checkpoint.ports.rows import ATTENTION, BLOCK, Row, Shape
 from vit_jax.checkpoint.weights import Weights
 from vit_jax.models.zoo import google
 
 PORTS = (*timm.PORTS, *huggingface.PORTS)
 _PREFIXES = {port.prefix for port in PORTS} - {''}
-# Attention heads by width.
-HEADS = {size.hidden_size: size.num_heads for size in google.SIZES.values()}
+log = logging.getLogger(__name__)
 _LAST_NORM = 'Transformer/encoder_norm/scale'
 
 
@@ -65,6 +65,16 @@ def _bare(name: str) -> str:
     return name
 
 
+def wrapper_of(names: Iterable[str]) -> str:
+    """What a wrapper has put before all names, such as '_orig_mod.module.'; or ''."""
+    for name in names:
+        for port in PORTS:
+            wrapper = name.removesuffix(port.tell).removesuffix(port.prefix)
+            if name.endswith(port.tell) and (not wrapper or wrapper[-1] == '.'):
+                return wrapper
+    return ''
+
+
 def translate(shapes: Mapping[str, Shape], num_heads: int | None) -> dict[str, Origin]:
     """Returns for each parameter of ours where it comes from.
 
@@ -82,9 +92,14 @@ def translate(shapes: Mapping[str, Shape], num_heads: int | None) -> dict[str, O
         raise ValueError(
             'these are the names of no Vision Transformer or Mixer that is known '
             f'({", ".join(itertools.islice(shapes, 4))}, …): expected those of timm or '
-            "of Hugging Face's ViT"
+            f"of Hugging Face's ViT{foreign.families(shapes)}"
         )
-    num_heads = num_heads or default_heads(shapes, port)
+    untold = None
+    if num_heads is None:
+        try:
+            num_heads, _ = default_heads(shapes, port)
+        except ValueError as error:  # told last: what is wrong otherwise matters more
+            num_heads, untold = 1, error
     origins: dict[str, Origin] = {}
     lines: list[str] = []
     for name, shape in shapes.items():
@@ -106,10 +121,18 @@ def translate(shapes: Mapping[str, Shape], num_heads: int | None) -> dict[str, O
                 origins[ours] = Origin(name, row, new)
     present = {_bare(origin.theirs) for origin in origins.values()}
     lines += [f'- missing: {name}' for name in _required(port, shapes) - present]
+    for end in ('head', 'pre_logits'):
+        kernel, bias = (origins.get(f'{end}/{leaf}') for leaf in ('kernel', 'bias'))
+        if (kernel is None) != (bias is None):
+            half = (kernel or bias).theirs
+            lines.append(f'- missing: the other half of {half}: weight or bias')
     if lines:
         raise ValueError(
-            f'not the parameters of a {port.name}:\n  ' + '\n  '.join(lines)
+            f'not the parameters of a {port.name}{foreign.families(shapes)}:\n  '
+            + '\n  '.join(foreign.grouped(lines))
         )
+    if untold is not None:
+        raise untold
     return origins
 
 
@@ -186,7 +209,13 @@ class PortWeights(Weights):
         card: ModelCard | None = None,
     ):
         self.path, self.card = pathlib.Path(path), card
-        self._entries = safetensors.entries(path)
+        entries = safetensors.entries(path)
+        wrapper = wrapper_of(entries)
+        if wrapper:
+            log.info('%s: %r before the names is left out', path, wrapper)
+        self._entries = {
+            name.removeprefix(wrapper): entry for name, entry in entries.items()
+        }
         shapes = {name: entry.shape for name, entry in self._entries.items()}
         try:
             self._origins = translate(shapes, num_heads)
@@ -221,15 +250,27 @@ class PortWeights(Weights):
         return self._entries[self._origins[name].theirs].dtype
 
 
-def default_heads(shapes: Mapping[str, Shape], port: Port) -> int:
-    """Returns the number of heads that published models of this width have.
+def default_heads(shapes: Mapping[str, Shape], port: Port) -> tuple[int, str]:
+    """Attention heads as in the published model of these sizes, and its name.
 
-    For other widths, heads have 64 channels, as in all of them but ViT-H.
+    Raises:
+      ValueError: there is none. Only whoever has made the weights knows.
     """
-    norm = next((row.theirs for row in port.rows if row.ours == _LAST_NORM), None)
-    widths = (shape[-1] for name, shape in shapes.items() if _bare(name) == norm)
-    width = next(widths, 64)
-    return HEADS.get(width, max(1, width // 64))
+    rows = {row.ours: row.theirs.replace('{i}', '0') for row in port.rows}
+    bare = {_bare(name): shape for name, shape in shapes.items()}
+    width = bare.get(rows.get(_LAST_NORM, ''), (64,))[-1]
+    if f'{ATTENTION}/query/kernel' not in rows:  # a Mixer
+        return 1, ''
+    mlp = bare.get(rows[f'{BLOCK}/MlpBlock_0/Dense_0/kernel'], (0,))[0]
+    for name, size in google.SIZES.items():
+        if (size.hidden_size, size.mlp_dim) == (width, mlp):
+            return size.num_heads, f'ViT-{name}'
+    raise ValueError(
+        f'nothing tells the number of attention heads: no published model has width '
+        f'{width} and MLPs of {mlp}. Say it: num_heads=… in Python, --num_heads for '
+        'commands, num_attention_heads or model_args.num_heads in a config.json '
+        'beside the weights'
+    )
 
 
 def arrays(weights: Weights, port: Port) -> dict[str, safetensors.Array]:

@@ -26,6 +26,8 @@ _KINDS = (
     (rb'PK\x03\x04', 'ZIP archive'),
     (rb'....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ', 'film'),
 )
+# Those of them that are images; the pixels may be damaged still.
+IMAGES = frozenset({'PNG', 'JPEG', 'GIF', 'WebP', 'BMP', 'TIFF', 'HEIC', 'AVIF'})
 _HINTS = {
     'Git LFS pointer': 'The image itself comes with: git lfs pull',
     'web page (HTML)': 'The address gives a page, not the image in it',
