@@ -48,16 +48,33 @@ def test_runs(tmp_path):
     (tmp_path / 'ViT-B_16.npz').touch()
     with pytest.raises(ValueError, match='a folder, but not that of a run'):
         references.resolve(run)
-    (run / 'run.json').touch()
-    with pytest.raises(ValueError, match=r'has not finished.* Resume it'):
+    (run / 'run.json').write_text('{"starts": []}')
+    unfinished = pytest.raises(ValueError, match=r'has not finished.* Resume it')
+    with unfinished:
         references.resolve(run)
+    # The weights alone are no model, by whatever name.
     (run / 'model.npz').touch()
+    for reference in (run, run / 'model.npz', run / 'model_best.npz'):
+        with unfinished:
+            references.resolve(reference)
+    (run / 'run.json').write_text('{"summary": {"step": 2}}')
     assert references.resolve(run) == run / 'model.npz'
-    with pytest.raises(ValueError, match='evaluated no val split'):
+    with pytest.raises(ValueError, match=r'evaluated no val split.*--last'):
         references.resolve(run, best=True)
     (run / 'model_best.npz').touch()
     assert references.resolve(run, best=True) == run / 'model_best.npz'
     assert references.resolve(run / 'model.npz') == run / 'model.npz'
+
+
+def test_the_best_on_val_where_val_has_chosen(tmp_path, caplog):
+    caplog.set_level('INFO')
+    (tmp_path / 'model.npz').touch()
+    assert references.resolve(tmp_path) == tmp_path / 'model.npz'
+    assert not caplog.text
+    (tmp_path / 'model_best.npz').touch()
+    assert references.resolve(tmp_path) == tmp_path / 'model_best.npz'
+    assert 'best on val (--last: the last)' in caplog.text
+    assert references.resolve(tmp_path, best=False) == tmp_path / 'model.npz'
 
 
 # From elsewhere.
@@ -153,6 +170,7 @@ def test_evaluate_says_what_went_wrong(web_server):
         command, capture_output=True, text=True, check=False, env=os.environ
     )
     assert found.returncode == 2
-    assert found.stderr.count('\n') == 1
-    assert '404' in found.stderr
+    downloading, refused = found.stderr.splitlines()
+    assert 'Downloading' in downloading
+    assert '404' in refused
     assert 'hf://google/vit-huge-patch14-224-in21k' in found.stderr

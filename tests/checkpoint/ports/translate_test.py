@@ -121,8 +121,15 @@ def test_parameters_without_a_place(golden):
 
 def test_heads_of_published_models():
     timm, hf = PORTS['timm ViT'], PORTS['Hugging Face ViT']
-    assert translate.default_heads({'norm.weight': (768,)}, timm) == 12
-    assert translate.default_heads({'vit.layernorm.weight': (1280,)}, hf) == 16
+    shapes = {'norm.weight': (768,), 'blocks.0.mlp.fc1.weight': (3072, 768)}
+    assert translate.default_heads(shapes, timm) == (12, 'ViT-B')
+    shapes = {'layernorm.weight': (1280,)}
+    shapes |= {'encoder.layer.0.intermediate.dense.weight': (5120, 1280)}
+    shapes = {f'vit.{name}': shape for name, shape in shapes.items()}
+    assert translate.default_heads(shapes, hf) == (16, 'ViT-H')
+    shapes = {'norm.weight': (768,), 'blocks.0.mlp.fc1.weight': (1536, 768)}
+    with pytest.raises(ValueError, match=r'width 768 and MLPs of 1536.*--num_heads'):
+        translate.default_heads(shapes, timm)
     assert json.loads((GOLDEN / 'timm_vit.json').read_text())['num_heads'] == 3
 
 
