@@ -1,6 +1,7 @@
 """Evaluation counts every example once, here and from the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from processes import environment
 
 from vit_jax import checkpoint, data, evaluate, models, train
 from vit_jax.checkpoint import class_names
-from vit_jax.evaluation import accuracy, judgement
+from vit_jax.evaluation import accuracy, intervals, judgement
 from vit_jax.runtime import sharding
 
 BATCH = 8
@@ -179,13 +180,14 @@ def test_through_python_m(run, photos):
         env=environment(),
         timeout=120,
     )
-    row = rows['last', 'test']
+    row = rows['best', 'test']
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
         f'{path}: 6 examples of {photos} test[60%:]: accuracy '
-        f'{row["accuracy"]:.4f}, loss {row["loss"]:.4f}\n'
+        f'{intervals.text(row["accuracy"], 6)}, loss {row["loss"]:.4f}\n'
     )
-    assert 'expected calibration error 0.' in done.stdout
+    assert re.search(r'calibration error 0\.\d+ of 6 images, too few', done.stdout)
+    assert f'{path}: the parameters that were best on val' in done.stderr
     assert '  dog ' in done.stdout
 
 

@@ -125,7 +125,7 @@ def test_what_a_run_leaves(whole_run, photos):
 
 def test_the_model_a_run_leaves_gives_the_runs_numbers(whole_run):
     run, params, _ = whole_run
-    model, loaded, card = checkpoint.load_model(run)
+    model, loaded, card = checkpoint.load_model(run, best=False)
     images = np.linspace(-1, 1, 2 * 16 * 16 * 3, dtype=np.float32)
     images = images.reshape(2, 16, 16, 3)
     assert_bit_equal(params, loaded)

@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
+    from vit_jax.evaluation import intervals
     from vit_jax.evaluation.judgement import Judgement, is_saved
 
     reference = arguments.checkpoint_of(args)
@@ -63,6 +64,7 @@ def _main(args: argparse.Namespace) -> int:
         predictor = Predictor.load(reference, **arguments.model_options(args))
         judgement = arguments.judgement_of(args, predictor)
     about, metrics = judgement.about, judgement.metrics()
+    count = metrics['num_examples']
     if args.out is not None:
         for path in write(
             judgement, predictor, {**about, **metrics}, pathlib.Path(args.out)
@@ -73,11 +75,14 @@ def _main(args: argparse.Namespace) -> int:
         return int(judgement.num_skipped > 0)
     print(
         '{checkpoint}: {num_examples} examples of {dataset} {split}: accuracy '
-        '{accuracy:.4f}, loss {loss:.4f}'.format(**about, **metrics)
+        '{text}, loss {loss:.4f}'.format(
+            text=intervals.text(metrics['accuracy'], count), **about, **metrics
+        )
     )
     if 'top_5_accuracy' in metrics:
-        print('top-5 accuracy {top_5_accuracy:.4f}'.format(**metrics))
-    print('expected calibration error {calibration_error:.4f}'.format(**metrics))
+        print('top-5 accuracy', intervals.text(metrics['top_5_accuracy'], count))
+    error = intervals.calibration_text(metrics['calibration_error'], count)
+    print('expected calibration error', error)
     rows = judgement.per_class()
     if len(rows) <= _CLASSES_TOLD:
         print(table(rows))

@@ -128,7 +128,7 @@ def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
             'to the size'
         )
     predictor.card = dataclasses.replace(card, resize=resize or None)
-    dataset = arguments.dataset_of(args, card)
+    dataset = arguments.dataset_of(args, card, to_learn=True)
     own = None if args.dataset else card.source.get('train_split')
     train_split = args.train_split or own or 'train'
     test_split = arguments.split_of(args, card, dataset)

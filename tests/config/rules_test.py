@@ -49,3 +49,29 @@ def test_no_dataset_and_no_model():
     config.dataset = 'digits'
     with pytest.raises(ValueError, match=r'config\.model is empty'):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ('mean', 'std', 'told'),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), '(123.675,116.28,103.53)'),
+        ((0.5,), (0.5,), '(127.5)'),
+        ((0.0,), (0.25,), '(63.75)'),
+        ((0.4, 0.4, 0.4), (127.5,), '(102,102,102)'),
+    ],
+)
+def test_units_of_pixels(mean, std, told):
+    config = make(**{'pp.mean': mean, 'pp.std': std})
+    with pytest.raises(ValueError, match='from 0 to 1') as raised:
+        config_lib.check(config)
+    assert told in str(raised.value)
+    # What it says to write works.
+    for key in ('mean', 'std'):
+        written = str(raised.value).partition(f'--config.pp.{key}=')[2].split("'")[1]
+        value = tuple(map(float, written.strip('()').split(',')))
+        config_lib.set_key(config, f'pp.{key}', value)
+    config_lib.check(config)
+
+
+def test_pixels_as_they_are():
+    config_lib.check(make(**{'pp.mean': (0.0,), 'pp.std': (1.0,)}))

@@ -61,6 +61,7 @@ def test_its_model_predicts_and_is_evaluated(photos, older, capsys):
         if (row['parameters'], row['role']) == ('last', 'test')
     ]
     command = [str(run), '--dataset', str(photos), '--split', 'test[60%:]', '--json']
+    command.append('--last')
     assert evaluate.main(command) == 0
     found = json.loads(capsys.readouterr().out)
     for name in ('accuracy', 'loss', 'num_examples'):

@@ -1,8 +1,11 @@
 """The plan of a run: what it knows, and that it writes nothing."""
 
 import dataclasses
+import pathlib
+import shutil
 
 import numpy as np
+import pytest
 from conftest import tiny_config
 
 from vit_jax.training.plan import checked, prepare
@@ -40,3 +43,41 @@ def test_a_replaced_plan_makes_its_parts_anew(photos, tmp_path):
     config = plan.config.copy_and_resolve_references()
     config.dtype = 'bfloat16'
     assert dataclasses.replace(plan, config=config).model.dtype == 'bfloat16'
+
+
+def test_one_class_is_nothing_to_tell_apart(photos, tmp_path):
+    outer = tmp_path / 'outer'
+    shutil.copytree(photos / 'train', outer / 'photos')
+    plan = prepare(checked(tiny_config(outer)), tmp_path / 'run')
+    with pytest.raises(ValueError, match='one class') as raised:
+        plan.check()
+    # What it proposes works.
+    meant = str(raised.value).partition('--config.dataset=')[2].split(' ')[0]
+    prepare(checked(tiny_config(pathlib.Path(meant))), tmp_path / 'run').check()
+
+
+def test_bad_images_to_be_judged_are_found_before_the_first_step(photos, tmp_path):
+    folder = tmp_path / 'photos'
+    shutil.copytree(photos, folder)
+    config = tiny_config(folder)
+    bad = sorted(prepare(checked(config), tmp_path).sources['test'].paths())[:2]
+    pathlib.Path(bad[0]).write_bytes(b'<!DOCTYPE html>')
+    pathlib.Path(bad[1]).write_bytes(b'')
+    with pytest.raises(ValueError, match='2 images of val and test are none') as raised:
+        prepare(checked(config), tmp_path / 'run').check()
+    assert all(path in str(raised.value) for path in bad)
+    # As the message says.
+    config.skip_corrupt = True
+    prepare(checked(config), tmp_path / 'run').check()
+    config.skip_corrupt = False
+    for path in bad:
+        pathlib.Path(path).unlink()
+    prepare(checked(config), tmp_path / 'run').check()
+
+
+def test_splits_that_nobody_uses_are_told(photos, tmp_path, caplog):
+    caplog.set_level('INFO')
+    config = tiny_config(photos)
+    config.pp.train, config.pp.val, config.pp.test = 'train[:50%]', 'train[50%:]', None
+    prepare(checked(config), tmp_path / 'run')
+    assert 'Not used of' in caplog.text

@@ -104,12 +104,16 @@ def add_batches(parser: argparse.ArgumentParser, batch: int = 128) -> None:
     )  # fmt: skip
 
 
-def dataset_of(args: argparse.Namespace, card: 'ModelCard') -> 'data.Dataset':
+def dataset_of(
+    args: argparse.Namespace, card: 'ModelCard', *, to_learn: bool = False
+) -> 'data.Dataset':
     """Returns the dataset that the command line names, or else the model's own.
 
     Args:
         args: of a parser with `add_dataset`.
         card: of the model.
+        to_learn: whether something is learned from it: then a part is held out, where
+            it has no splits. Otherwise all of it is looked at.
 
     Raises:
         ValueError: neither names one, or it cannot be opened.
@@ -126,8 +130,9 @@ def dataset_of(args: argparse.Namespace, card: 'ModelCard') -> 'data.Dataset':
         name,
         data_dir=args.tfds_data_dir or card.source.get('tfds_data_dir'),
         manual_dir=args.tfds_manual_dir or card.source.get('tfds_manual_dir'),
-        # Of other photos than its own, none have to be kept from the model.
-        holdout=card.source.get('holdout', 0.1) if is_own(args, card) else 0.0,
+        holdout=(
+            card.source.get('holdout', 0.1) if to_learn or is_own(args, card) else 0.0
+        ),
     )
 
 

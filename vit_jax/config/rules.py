@@ -54,7 +54,8 @@ def _pixels_are_bytes(config: ConfigDict) -> None:
     if 0 < max(mean) <= 1 or 0 < max(std) < 1:
 
         def scaled(values: Sequence[float]) -> str:
-            return ','.join(f'{255 * value:g}' for value in values)
+            unit = 255 if max(values) <= 1 else 1
+            return ','.join(f'{unit * value:g}' for value in values)
 
         raise ValueError(
             f'config.pp.mean is {tuple(mean)} and config.pp.std {tuple(std)}: these '

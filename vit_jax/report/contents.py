@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from vit_jax import config as config_lib
 from vit_jax import data
 from vit_jax.checkpoint import num_channels
+from vit_jax.evaluation import intervals
 from vit_jax.evaluation.judgement import Judgement
 from vit_jax.inference.predictor import Predictor
 from vit_jax.models import shape_table, shape_trace
@@ -107,7 +108,8 @@ def model_part(predictor: Predictor) -> dict[str, Any]:
 def judged_part(predictor: Predictor, judgement: Judgement) -> dict[str, Any]:
     """Returns how well the model does, and where it looks when it is wrong."""
     found: dict[str, Any] = {
-        'metrics': judgement.metrics(),
+        'metrics': (metrics := judgement.metrics()),
+        'interval': intervals.wilson(metrics['accuracy'], metrics['num_examples']),
         'per_class': judgement.per_class(),
         'calibration': drawing.svg(judged.calibration(judgement), 'calibration'),
         'confused': [

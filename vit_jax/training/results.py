@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from vit_jax import config as config_lib
 from vit_jax import models
+from vit_jax.evaluation import intervals
 from vit_jax.runtime import compiler, hosts
 from vit_jax.training.checkpoints import TrainCheckpoints
 from vit_jax.training.evaluators import VAL, Scheduled, Split
@@ -89,8 +90,19 @@ def finish(
         run.save_card(plan.card(results))
         run.finish(results, summary)
     if results:
-        log.info('Results:\n%s', table(results))
+        log.info('Results:\n%s', table(list(map(_with_interval, results))))
     return models.unstack(state.weights), summary
+
+
+def _with_interval(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the results with the 95 % interval of its accuracy beside it."""
+    shown = {}
+    for name, value in row.items():
+        shown[name] = value
+        if name == 'accuracy':
+            low, high = intervals.wilson(value, row['num_examples'])
+            shown['95 %'] = f'{low:.4f}-{high:.4f}'
+    return shown
 
 
 def _candidates(

@@ -220,3 +220,57 @@ class TestFolderOfClasses:
         (tmp_path / 'train/a/1.jpg').unlink()
         with pytest.raises(FileNotFoundError, match=r'train/a/1\.jpg'):
             source[0]
+
+
+class TestLayoutsThatAreTakenForOthers:
+    """Half of these were two classes, 'Training' and 'Testing', once."""
+
+    @pytest.mark.parametrize(
+        ('train', 'test'),
+        [
+            ('Training', 'Testing'),
+            ('training_set', 'test_set'),
+            ('seg_train', 'seg_test'),
+        ],
+    )
+    def test_splits_by_other_names(self, tmp_path, train, test):
+        make(tmp_path, f'{train}/a/1.jpg', f'{train}/b/2.jpg', f'{test}/a/3.jpg')
+        dataset = data.open_folder(tmp_path)
+        assert dataset.splits == {'train': 2, 'test': 1}
+        assert dataset.class_names == ('a', 'b')
+
+    @pytest.mark.parametrize('name', ['extra', 'train2', 'seg_pred', 'unlabelled'])
+    def test_what_is_no_split_beside_some_is_refused(self, tmp_path, name):
+        make(tmp_path, 'train/a/1.jpg', f'{name}/a/2.jpg')
+        with pytest.raises(ValueError, match=f"'{name}' beside 'train', and it is no"):
+            data.open_folder(tmp_path)
+        # As the message says.
+        (tmp_path / name).rename(tmp_path.with_name(f'{tmp_path.name}-{name}'))
+        assert data.open_folder(tmp_path).splits == {'train': 1}
+
+    def test_a_folder_without_images_beside_splits_is_told(self, tmp_path, caplog):
+        make(tmp_path, 'train/a/1.jpg', 'annotations/1.xml')
+        assert data.open_folder(tmp_path).splits == {'train': 1}
+        assert '1 without images beside the splits (annotations)' in caplog.text
+
+    def test_splits_inside_classes_are_refused(self, tmp_path):
+        make(tmp_path, *[f'{c}/{s}/1.jpg' for c in 'ab' for s in ('train', 'test')])
+        with pytest.raises(ValueError, match=r"each of 'a', 'b' holds 'test', 'train'"):
+            data.open_folder(tmp_path)
+
+    def test_a_folder_around_it_all_is_told(self, tmp_path):
+        make(tmp_path, *[f'photos/{s}/a/1.jpg' for s in ('train', 'test')])
+        with pytest.raises(ValueError, match='alone, which holds') as raised:
+            data.open_folder(tmp_path)
+        meant = str(raised.value).split(' Is ')[1].removesuffix(' meant?')
+        assert data.open_folder(meant).splits == {'train': 1, 'test': 1}
+
+    def test_a_class_that_is_called_as_a_split(self, tmp_path):
+        make(tmp_path, 'car/1.jpg', 'train/2.jpg', 'tram/3.jpg')
+        dataset = data.open_folder(tmp_path, holdout=0)
+        assert dataset.class_names == ('car', 'train', 'tram')
+
+    def test_splits_without_classes_are_refused(self, tmp_path):
+        make(tmp_path, 'train/1.jpg', 'test/2.jpg')
+        with pytest.raises(ValueError, match='images and no folders in them'):
+            data.open_folder(tmp_path)

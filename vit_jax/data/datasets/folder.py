@@ -136,8 +136,14 @@ def _check_classes(walk: Walk, split: str, folders: list[str]) -> None:
 
     if all(len(splits_in(name)) > 1 for name in folders):
         inside = splits_in(folders[0])
+        place = os.path.join(walk.root, split)
+        if len(folders) == 1:
+            raise ValueError(
+                f'{place}: found {folders[0]!r} alone, which holds {_listed(inside)}. Is '
+                f'{os.path.join(place, folders[0])} meant?'
+            )
         raise ValueError(
-            f'{os.path.join(walk.root, split)}: each of {_listed(folders)} holds '
+            f'{place}: each of {_listed(folders)} holds '
             f'{_listed(inside)}; expected the splits outside and the classes inside, '
             f'as {inside[0]}/{folders[0]}/…'
         )
