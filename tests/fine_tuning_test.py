@@ -86,7 +86,7 @@ def test_by_name_from_a_file(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'model': 'ViT-B_61'}, r'ViT-B_16.*Nor is there such a file'),
+        ({'model': 'ViT-B_61'}, r'there is no such file or run. Did you mean ViT-B_16'),
         ({'config': {'total_step': 3}}, r'config\.total_step\..*total_steps'),
         ({'config': {'total_steps': 'many'}}, r'config\.total_steps: '),
         ({'config': {'base_lr': None}}, r'base_lr cannot be None'),

@@ -1,6 +1,7 @@
 """The command line: recipes, keys and slips, all through `main.parse`."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from vit_jax.command_line import recipe
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
     'linear_probe.py': [':b16,cifar10', ':r_ti16,/some/photos'],
+    'finetune.py': [':b16,cifar10'],
     'quickstart.py': ['', ':finetune', ':probe'],
     'vit.py': [':b16,cifar10', ':r50_l32,imagenet2012', ':ViT-Ti_16,/some/photos'],
     'mixer.py': [':b16,cifar10', ':Mixer-L_16,/some/photos'],
@@ -45,6 +47,21 @@ def test_recipes_by_path_and_by_name(reference, tmp_path, monkeypatch):
     for by_name in (parse(f'--config={reference}'), parse('--config', reference)):
         by_name.dataset = by_path.dataset
         assert config_lib.flatten(by_name) == config_lib.flatten(by_path)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('b16', 'expected weights and a dataset'),
+        (',photos', 'expected weights and a dataset'),
+        ('b61,photos', r'no such file or run\. Did you mean .*b16'),
+        ('runs/missing,photos', 'no such file or run'),
+    ],
+)
+def test_weights_that_are_not_there(argument, message, capsys):
+    command = ['main', f'--config=finetune.py:{argument}', '--workdir=runs/x']
+    assert main.main(command) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_recipe_in_the_current_folder_wins(tmp_path, monkeypatch):

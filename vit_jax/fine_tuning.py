@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax import models
 
 if TYPE_CHECKING:
     from vit_jax.inference.predictor import Predictor
@@ -63,36 +62,18 @@ def finetune(
 def _recipe(
     dataset: str, model: str, pretrained: str | os.PathLike | None
 ) -> ConfigDict:
-    """Returns the recipe of a named model, or of one that weights tell."""
-    from vit_jax.configs import vit
+    """The recipe finetune.py, with other weights for a named model if need be."""
+    from vit_jax.configs import finetune
 
-    try:
-        models.get_config(model)
-    except ValueError as no_name:
-        from vit_jax import checkpoint
-
-        is_reference = '://' in model or os.path.exists(os.path.expanduser(model))
-        if not is_reference:
-            raise ValueError(f'{no_name} Nor is there such a file or run.') from None
-        if pretrained is not None:
-            raise ValueError(
-                f'two sets of weights are named, {model} and {pretrained}: name the '
-                'model by its name, or leave one out'
-            ) from None
-        with checkpoint.open(model) as weights:
-            card = checkpoint.card_of(weights)
-        recipe = config_lib.default()
-        recipe.model = ConfigDict({**card.model, 'head_init': 'zeros'})
-        recipe.dataset, recipe.pretrained = dataset, model
-        height, width = card.image_size
-        if height == width:
-            recipe.pp.crop = height
-        else:
-            recipe.pp.size = card.image_size
+    recipe = finetune.get_config(f'{model},{dataset}')
+    if pretrained is None:
         return recipe
-    recipe = vit.get_config(f'{model},{dataset}')
-    if pretrained is not None:
-        recipe.pretrained = os.fspath(pretrained)
+    if recipe.pretrained == model:
+        raise ValueError(
+            f'two sets of weights are named, {model} and {pretrained}: name the model '
+            'by its name, or leave one out'
+        )
+    recipe.pretrained = os.fspath(pretrained)
     return recipe
 
 

@@ -139,8 +139,8 @@ def _check_classes(walk: Walk, split: str, folders: list[str]) -> None:
         place = os.path.join(walk.root, split)
         if len(folders) == 1:
             raise ValueError(
-                f'{place}: found {folders[0]!r} alone, which holds {_listed(inside)}. Is '
-                f'{os.path.join(place, folders[0])} meant?'
+                f'{place}: found {folders[0]!r} alone, which holds {_listed(inside)}. '
+                f'Is {os.path.join(place, folders[0])} meant?'
             )
         raise ValueError(
             f'{place}: each of {_listed(folders)} holds '
