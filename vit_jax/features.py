@@ -69,7 +69,7 @@ def _main(args: argparse.Namespace) -> int:
         args.out,
         batch=args.batch,
         num_workers=args.num_workers,
-        skip_corrupt=args.skip_corrupt,
+        skip_corrupt=arguments.skips(args, predictor.card),
     )
     print(f'{args.out}: {", ".join(args.feature)} of {count} images')
     if count < len(source):

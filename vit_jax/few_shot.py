@@ -141,7 +141,7 @@ def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
         l2_reg=args.l2_reg,
         batch=args.batch,
         num_workers=args.num_workers,
-        skip_corrupt=args.skip_corrupt,
+        skip_corrupt=arguments.skips(args, card),
     )
     return {
         'checkpoint': str(reference),

@@ -11,7 +11,7 @@ from vit_jax import checkpoint
 from vit_jax.training import loop, out_of_memory, results
 from vit_jax.training.checkpoints import TrainCheckpoints
 from vit_jax.training.evaluators import create_evaluators
-from vit_jax.training.plan import Plan, checked, prepare
+from vit_jax.training.plan import Plan, checked, note_broken, prepare
 from vit_jax.training.run_directory import RunDirectory
 from vit_jax.training.state import TrainState
 from vit_jax.training.step import train_step
@@ -58,6 +58,7 @@ def train_and_evaluate(
             log.info('The run in %s is complete; nothing is left to do.', run.path)
             return checkpoint.load(run.path / 'model.npz'), summary
         plan.check()
+        note_broken(plan, run.path / 'skipped.csv')
 
         # Weights and optimizer: restored, pretrained or new.
         stack.enter_context(out_of_memory.explained(plan.config))

@@ -63,7 +63,7 @@ def test_bad_images_to_be_judged_are_found_before_the_first_step(photos, tmp_pat
     bad = sorted(prepare(checked(config), tmp_path).sources['test'].paths())[:2]
     pathlib.Path(bad[0]).write_bytes(b'<!DOCTYPE html>')
     pathlib.Path(bad[1]).write_bytes(b'')
-    with pytest.raises(ValueError, match='2 images of val and test are none') as raised:
+    with pytest.raises(ValueError, match='2 files are no image') as raised:
         prepare(checked(config), tmp_path / 'run').check()
     assert all(path in str(raised.value) for path in bad)
     # As the message says.

@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # so that --help answers at once
     from vit_jax.inference.predictor import Predictor
 
 
+log = logging.getLogger('vit_jax')
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Adds the model: REF as the first argument, or --checkpoint REF; and which of it.
 
@@ -99,9 +102,16 @@ def add_batches(parser: argparse.ArgumentParser, batch: int = 128) -> None:
         '--num_workers', type=int, default=0, help='processes that read; 0: threads'
     )
     parser.add_argument(
-        '--skip_corrupt', action='store_true',
-        help='leave out images that do not decode, instead of stopping',
+        '--skip_corrupt', action='store_true', default=None,
+        help='leave out images that do not decode, instead of stopping; default: as '
+        'in training',
     )  # fmt: skip
+
+
+def skips(args: argparse.Namespace, card: 'ModelCard') -> bool:
+    """Whether images that do not decode are left out: as is said, or as in training."""
+    own = bool(card.source.get('skip_corrupt'))
+    return own if args.skip_corrupt is None else args.skip_corrupt
 
 
 def dataset_of(
@@ -180,25 +190,33 @@ def judgement_of(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement
         ValueError: the dataset or the split is unknown, or its classes are not those
             of the model.
     """
+    from vit_jax import data
     from vit_jax.evaluation import judgement
 
     card = predictor.card
     dataset = dataset_of(args, card)
     split = split_of(args, card, dataset)
     source = dataset.source(split)
-    return judgement.predict_split(
+    judged = judgement.predict_split(
         predictor,
         source,
         judgement.label_map(source.class_names, card.class_names, card.num_classes),
         batch=args.batch,
         num_workers=args.num_workers,
-        skip_corrupt=args.skip_corrupt,
+        skip_corrupt=skips(args, card),
         about={
             'checkpoint': str(checkpoint_of(args)),
             'dataset': args.dataset or card.source['dataset'],
             'split': split,
         },
     )
+    for place in sorted({*range(len(source))} - {*judged.index.tolist()}):
+        example = source[place]
+        try:
+            predictor.preprocess(example['image'], example['name'])
+        except data.UndecodableImage as error:
+            log.warning('%s; it is left out', error)
+    return judged
 
 
 def positive(text: str) -> int:
@@ -219,9 +237,9 @@ def run(name: str, command: Callable[[], int]) -> int:
     # What the package warns of goes to the terminal, for as long as the command runs.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f'{name}: %(message)s'))
-    logger = logging.getLogger('vit_jax')
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # libraries give the root a handler of their own
     try:
         return command()
     except BrokenPipeError:  # `| head`: see terminal.py
@@ -237,5 +255,6 @@ def run(name: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True

@@ -1,5 +1,7 @@
 """Examples at global positions, as the rows of a batch."""
 
+import functools
+import logging
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +14,8 @@ from vit_jax.data.draws import Draws, draws
 from vit_jax.data.images.augment import Augment
 from vit_jax.data.images.decoding import UndecodableImage
 from vit_jax.data.images.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
 
 # A source of which so many examples in a row do not decode is not one of images.
 MAX_SKIPPED = 1000
@@ -85,6 +89,7 @@ class TrainExamples:
                 )
             except UndecodableImage as error:
                 last = error
+                _tell_once(str(error))
             else:
                 return example | {'skipped': skipped}
         raise UndecodableImage(
@@ -100,6 +105,12 @@ class TrainExamples:
             full_size=example.get('full_size'),
         )
         return {'image': image, 'label': example['label']}
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    """Names an image that is left out; a process does so once for each."""
+    log.warning('%s; it is left out', text)
 
 
 @dataclass(frozen=True)

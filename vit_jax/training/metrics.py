@@ -35,7 +35,7 @@ _SHOWN = {
     'loss': 'loss {:.4f}',
     'val_{chosen_by}': 'val {chosen_by} {{:.4f}}',
     'images_per_second': '{:,.0f} images/s',
-    'skipped': '{} skipped',
+    'skipped': '{} draws skipped',
     'data_wait': '{:.0%} waiting for data',
     'skipped_steps': '{:.0f} steps skipped',
     'loss_scale': 'loss scale {:.0f}',

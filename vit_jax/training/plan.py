@@ -4,13 +4,14 @@
 and whatever comes later. It reads, and writes nothing.
 """
 
+import csv
 import dataclasses
 import functools
 import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -39,8 +40,10 @@ _OWN = frozenset(
         *('pretrained_dir', 'num_threads', 'num_workers', 'prefetch'),
     }
 )
-# So many bad images are named.
-_LISTED = 10
+# So many bad images are named on the screen.
+_LISTED = 20
+# Opening each file of more training images than this would take minutes.
+_LOOKED_AT = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,19 @@ class Plan:
             self.config, len(self.class_names), self.optimizer, self.mesh
         )
 
+    @functools.cached_property
+    def broken(self) -> list[tuple[str, str]]:
+        """Files that are no images, with the reason, each once; see `data.broken`.
+
+        Of large training sets only what is judged is looked at.
+        """
+        paths = {
+            role: source.paths()
+            for role, source in self.sources.items()
+            if role != 'train' or len(source) <= _LOOKED_AT
+        }
+        return data.broken(dict.fromkeys(itertools.chain(*paths.values())))
+
     def state_shapes(self) -> TrainState:
         """Returns the state as `jax.ShapeDtypeStruct`s with their shardings."""
         return self._initializer.shapes()
@@ -135,6 +151,7 @@ class Plan:
                 'tfds_data_dir': _absolute(config.tfds_data_dir),
                 'tfds_manual_dir': _absolute(config.tfds_manual_dir),
                 'dtype': config.dtype,
+                'skip_corrupt': config.skip_corrupt,
                 'holdout': config.pp.holdout,
                 'train_split': config.pp.train,
                 'test_split': config.pp.test,
@@ -150,12 +167,10 @@ class Plan:
         data.Augment.from_config(config)  # refuses unknown operations
         if len(self.class_names) == 1:
             raise ValueError(_one_class(config.dataset, *self.class_names))
-        if not config.skip_corrupt:
-            _check_judged(
-                path
-                for role, source in self.sources.items()
-                if role != 'train'
-                for path in source.paths()
+        if self.broken and not config.skip_corrupt:
+            raise ValueError(
+                f'{_listed(self.broken)}\nRemove or mend them; or '
+                '--config.skip_corrupt=True leaves them out.'
             )
         if config.batch > len(images):
             raise ValueError(
@@ -212,17 +227,21 @@ def prepare(config: ConfigDict, workdir: str | os.PathLike) -> Plan:
     return Plan(config, dataset, sources, start)
 
 
-def _check_judged(paths: Iterable[str]) -> None:
-    """Raises a ValueError, before any step, for images that could not be judged."""
-    if broken := data.broken(paths):
-        listed = [f'{path}: {reason}' for path, reason in broken[:_LISTED]]
-        if len(broken) > _LISTED:
-            listed.append(f'and {len(broken) - _LISTED} more')
-        raise ValueError(
-            f'{len(broken)} images of val and test are none:\n  '
-            + '\n  '.join(listed)
-            + '\nRemove or mend them; or --config.skip_corrupt=True leaves them out.'
-        )
+def _listed(broken: Sequence[tuple[str, str]]) -> str:
+    """Says which files are no images."""
+    lines = [f'{path}: {reason}' for path, reason in broken[:_LISTED]]
+    if len(broken) > _LISTED:
+        lines.append(f'and {len(broken) - _LISTED} more')
+    files = '1 file is' if len(broken) == 1 else f'{len(broken)} files are'
+    return '\n  '.join([f'{files} no image:', *lines])
+
+
+def note_broken(plan: Plan, path: pathlib.Path) -> None:
+    """Tells which files a run leaves out, and writes all of them to a CSV file."""
+    if plan.broken and hosts.is_first():
+        log.warning('%s\nThey are left out; all are in %s.', _listed(plan.broken), path)
+        with path.open('w', newline='', encoding='utf-8', errors='replace') as file:
+            csv.writer(file).writerows([('name', 'reason'), *plan.broken])
 
 
 def _one_class(dataset: str, name: str) -> str:
