@@ -91,6 +91,7 @@ def _check_trainer(config: ConfigDict, dry_run: bool) -> None:
             + did_you_mean(trainer, TRAINERS)
         )
     if trainer == 'train':
+        config_lib.complete(config)
         known, wanted = (
             set(config_lib.flatten(c)) for c in (config, config_lib.default())
         )

@@ -14,7 +14,8 @@ __getattr__, __dir__, __all__ = lazy.face(
     __name__,
     {
         'defaults': (
-            'default', 'flatten', 'image_size', 'is_what', 'keys_with_none', 'set_key',
+            'complete', 'default', 'flatten', 'image_size', 'is_what',
+            'keys_with_none', 'set_key',
         ),
         'derived': (
             'NUMERICS', 'choose_splits', 'inherit_numerics', 'largest_crop', 'resolve',

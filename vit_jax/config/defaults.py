@@ -24,6 +24,16 @@ def default() -> ConfigDict:
     return config
 
 
+def complete(config: ConfigDict) -> None:
+    """Gives groups of keys that a recipe has replaced, such as `pp`, what they lack."""
+    for name, key in KEYS.items():
+        scope, _, leaf = name.rpartition('.')
+        group = config.get(scope) if scope else None
+        if isinstance(group, ConfigDict) and leaf not in group:
+            with group.unlocked():
+                group[leaf] = key.initial()
+
+
 def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration as plain values by dotted key.
 

@@ -65,7 +65,9 @@ def options(record: type, without: Container[str] = ()) -> tuple[list[str], list
 
 
 def check_images(images: Any) -> None:
-    """Raises a ValueError unless the images are floats."""
+    """Raises a ValueError unless there are images, and they are floats."""
+    if images is None:
+        raise ValueError('There are no images: model.apply(variables, images).')
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f'Expected images as floats, found {images.dtype}. Published models '

@@ -132,18 +132,24 @@ class MlpMixer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Shaped[Array | np.ndarray, 'b h w c'], train: bool = False
+        self,
+        images: Shaped[Array | np.ndarray, 'b h w c'] | None = None,
+        train: bool = False,
+        *,
+        inputs: Shaped[Array | np.ndarray, 'b h w c'] | None = None,
     ) -> Float[Array, 'b y']:
         """Returns float32 logits, or pre-logits if there is no head.
 
         Args:
             images: floats, from -1 (black) to 1 in the published models; of one size.
             train: has no effect: a Mixer has no dropout.
+            inputs: the images, by the name that the original has for them.
 
         Raises:
             ValueError: if the images are not floats, patches do not cover them, or they
                 make another number of tokens than the parameters are for.
         """
+        images = inputs if images is None else images
         fields.check_images(images)
         rows, columns = grid_of_patches(self, images.shape[1:3])
         size = self.patches.size

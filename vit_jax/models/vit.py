@@ -181,7 +181,11 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Shaped[Array | np.ndarray, 'b h w c'], train: bool = False
+        self,
+        images: Shaped[Array | np.ndarray, 'b h w c'] | None = None,
+        train: bool = False,
+        *,
+        inputs: Shaped[Array | np.ndarray, 'b h w c'] | None = None,
     ) -> Float[Array, 'b *n y']:
         """Returns float32 logits, or pre-logits if there is no head.
 
@@ -189,6 +193,7 @@ class VisionTransformer(nn.Module):
             images: floats, from -1 (black) to 1 in the published models. `patch_grid`
                 says which sizes the model takes.
             train: whether dropout is on; then `rngs={'dropout': key}` is needed.
+            inputs: the images, by the name that the original has for them.
 
         Returns:
             (b, y); for unpooled classifiers (b, n, y).
@@ -196,6 +201,7 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: if the images are not floats, or patches do not cover them.
         """
+        images = inputs if images is None else images
         fields.check_images(images)
         rows, columns = grid_of_patches(self, images.shape[1:3])
         x = jnp.asarray(images, self.dtype)

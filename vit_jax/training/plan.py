@@ -187,6 +187,7 @@ def checked(config: ConfigDict) -> ConfigDict:
         ValueError: the hosts disagree, or no run could have this configuration.
     """
     config = config.copy_and_resolve_references()
+    config_lib.complete(config)
     hosts.agree(keys_all_hosts_share(config) | {'the code': hosts.code(), **versions()})
     config_lib.check(config, num_devices=jax.device_count())
     # Whether there are such, perhaps in the user's own code.
