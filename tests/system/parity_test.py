@@ -1,9 +1,11 @@
 """Against the real libraries, where they are installed (requirements/parity.txt)."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from flax import traverse_util
 from registry_test import COUNTS
 
 from vit_jax import checkpoint, models
@@ -216,3 +218,91 @@ def test_goldens_load_in_the_libraries(timm, transformers, golden, tmp_path):
     np.testing.assert_allclose(
         model.eval()(as_torch(images)).detach(), expected, atol=1e-5
     )
+
+
+def written(tmp_path, library, config, num_classes, size, channels):
+    """A model with random weights as a repository, and what it gives for images.
+
+    None: the library cannot be this model, and that is said.
+    """
+    model = models.from_config(config, num_classes=num_classes)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, *size, channels)).astype('f')
+    shapes = traverse_util.flatten_dict(
+        models.weight_shapes(model, size, channels), sep='/'
+    )
+    flat = {
+        name: (name.endswith('scale') + 0.05 * rng.normal(size=leaf.shape)).astype('f')
+        for name, leaf in shapes.items()
+    }
+    params = traverse_util.unflatten_dict(flat, sep='/')
+    card = checkpoint.ModelCard(
+        model=config, num_classes=num_classes, image_size=size, mean=127.5, std=127.5
+    )
+    try:
+        repository.save(tmp_path / 'model', params, card, library)
+    except ValueError as error:
+        if 'What works: a .npz or a .safetensors' not in str(error):
+            raise
+        return None
+    return images, np.asarray(model.apply({'params': params}, images))
+
+
+PRODUCT = list(itertools.product(('token', 'gap'), (None, 16), (5, 0), (3, 1)))
+
+
+@pytest.mark.parametrize(('classifier', 'pre_logits', 'classes', 'channels'), PRODUCT)
+def test_what_timm_reads_it_computes(
+    timm, tmp_path, classifier, pre_logits, classes, channels
+):
+    config = models.get_config('ViT-S_16').to_dict() | {'gelu': 'exact'}
+    config |= {'classifier': classifier, 'representation_size': pre_logits}
+    config |= {'hidden_size': 24}
+    config['transformer'] |= {'num_layers': 2, 'num_heads': 3, 'mlp_dim': 40}
+    found = written(tmp_path, 'timm', config, classes, (32, 48), channels)
+    assert (found is None) == (pre_logits is not None)
+    if found is not None:
+        images, expected = found
+        theirs = timm.create_model(f'local-dir:{tmp_path / "model"}', pretrained=True)
+        theirs.eval()
+        features = theirs.forward_features(as_torch(images))
+        close(expected, theirs.forward_head(features, pre_logits=not classes))
+
+
+@pytest.mark.parametrize(('classifier', 'pre_logits', 'classes', 'channels'), PRODUCT)
+def test_what_transformers_reads_it_computes(
+    transformers, tmp_path, classifier, pre_logits, classes, channels
+):
+    config = models.get_config('ViT-S_16').to_dict() | {'gelu': 'exact'}
+    config |= {'classifier': classifier, 'representation_size': pre_logits}
+    config |= {'hidden_size': 24, 'norm_epsilon': 1e-12}
+    config['transformer'] |= {'num_layers': 2, 'num_heads': 3, 'mlp_dim': 40}
+    found = written(tmp_path, 'huggingface', config, classes, (32, 48), channels)
+    assert (found is None) == (classifier == 'gap' or bool(pre_logits and classes))
+    if found is None:
+        return
+    images, expected = found
+    kind, options = transformers.ViTForImageClassification, {}
+    if not classes:
+        kind, options = transformers.ViTModel, {'add_pooling_layer': bool(pre_logits)}
+    theirs, told = kind.from_pretrained(
+        tmp_path / 'model', output_loading_info=True, **options
+    )
+    assert not told['missing_keys']
+    assert not told['unexpected_keys']
+    result = theirs.eval()(as_torch(images))
+    if classes:
+        close(expected, result.logits)
+    else:
+        close(expected, result.pooler_output if pre_logits else result[0][:, 0])
+
+
+@pytest.mark.parametrize('name', ['R+ViT-Ti_16', 'R26+ViT-S_32'])
+@pytest.mark.parametrize('mlp_dim', [96, 40])
+def test_hybrids_with_mlps_of_any_width(timm, tmp_path, name, mlp_dim):
+    config = models.get_config(name).to_dict() | {'gelu': 'exact', 'hidden_size': 24}
+    config['transformer'] |= {'num_layers': 1, 'num_heads': 3, 'mlp_dim': mlp_dim}
+    config['resnet'] |= {'norm_epsilon': 1e-5, 'standardize': 'variance'}
+    images, expected = written(tmp_path, 'timm', config, 5, (64, 64), 1)
+    theirs = timm.create_model(f'local-dir:{tmp_path / "model"}', pretrained=True)
+    close(expected, theirs.eval()(as_torch(images)))

@@ -242,6 +242,38 @@ def npz_query(weights):
     return next(name for name in weights if name.endswith('query/kernel'))
 
 
+@pytest.mark.parametrize(
+    ('fields', 'reason'),
+    [
+        ({'norm_epsilon': 1e-3}, 'epsilon 0.001'),
+        ({'norm_epsilon': 1e-5}, 'epsilon 1e-05'),
+        ({'classifier': 'unpooled'}, r'sees tokens one by one \(unpooled\)'),
+        ({'classifier': 'token_unpooled'}, 'sees tokens one by one'),
+    ],
+)
+def test_what_timm_cannot_express_is_refused(golden, tmp_path, fields, reason):
+    params, card = golden_card(golden, 'vit_token')
+    card.model.update(fields)
+    with pytest.raises(ValueError, match=f'{reason}.*What works: a .npz') as raised:
+        repository.save(tmp_path / 'timm', params, card, 'timm')
+    assert 'a .safetensors' in str(raised.value)
+    repository.save(tmp_path / 'x.safetensors', params, card, 'timm')
+    if 'classifier' in fields:
+        with pytest.raises(ValueError, match='sees tokens one by one'):
+            repository.save(tmp_path / 'hf', params, card, 'huggingface')
+
+
+def test_pre_logits_are_refused_by_timm(golden, tmp_path):
+    params, card = golden_card(golden, 'vit_token')
+    width = card.model['hidden_size']
+    flat = {
+        'pre_logits/kernel': np.eye(width, dtype='f'),
+        'pre_logits/bias': np.zeros(width, 'f'),
+    }
+    with pytest.raises(ValueError, match='it has pre_logits'):
+        repository.save(tmp_path / 'timm', {**params, **flat}, card, 'timm')
+
+
 # Written by us.
 
 EXACT = {'gelu': 'exact', 'norm_epsilon': 1e-12}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from vit_jax import models
 from vit_jax.checkpoint.card import ModelCard
-from vit_jax.checkpoint.ports.port import Description, Json, Port, heads, unit
+from vit_jax.checkpoint.ports.port import Description, Json, Port, heads, refuse, unit
 from vit_jax.checkpoint.ports.rows import (
     ATTENTION,
     BLOCK,
@@ -103,19 +103,16 @@ def _files(card: ModelCard, weights: Weights) -> dict[str, Json]:
     model = card.model
     head, pre_logits = 'head/kernel' in weights, 'pre_logits/kernel' in weights
     family = models.family_of(model)
+    classifier = model.get('classifier', 'token')
     obstacles = {
         f'it is of the family {family.name}': family is not models.FAMILIES['vit'],
         'it has a ResNet root': 'conv_root/kernel' in weights,
         'it has no class token': 'cls' not in weights,
         'pre_logits stand before its head': head and pre_logits,
         'its patches are not square': len(set(model['patches']['size'])) > 1,
+        f'its head sees tokens one by one ({classifier})': 'unpooled' in classifier,
     }
-    if any(obstacles.values()):
-        reasons = ', '.join(reason for reason, is_so in obstacles.items() if is_so)
-        raise ValueError(
-            f"transformers' ViT cannot be this model: {reasons}. timm may: convert to "
-            'timm instead.'
-        )
+    refuse("transformers' ViT", obstacles)
     transformer = model['transformer']
     names = card.class_names or [f'LABEL_{i}' for i in range(card.num_classes)]
     height, width = card.image_size

@@ -76,6 +76,20 @@ def unit(values: Any, channels: int) -> list[float]:
     return [value / 255 for value in values]
 
 
+def refuse(library: str, obstacles: Mapping[str, bool]) -> None:
+    """Raises a ValueError if a library cannot express a model.
+
+    Args:
+      library: its name.
+      obstacles: what would have to be otherwise, and whether it is so.
+    """
+    if reasons := [reason for reason, is_so in obstacles.items() if is_so]:
+        raise ValueError(
+            f'{library} cannot be this model: {", ".join(reasons)}. What works: a .npz '
+            'or a .safetensors, which this library reads with its card.'
+        )
+
+
 def heads(number: Any) -> int | None:
     """Returns a number of attention heads, or None for what is none."""
     return number if isinstance(number, int) and number > 0 else None

@@ -7,13 +7,14 @@ Sources: timm's `vision_transformer.py`, `vision_transformer_hybrid.py` and
 `mlp_mixer.py`.
 """
 
+import logging
 import re
 from typing import Any
 
 from vit_jax import models
 from vit_jax.checkpoint import architecture
 from vit_jax.checkpoint.card import ModelCard
-from vit_jax.checkpoint.ports.port import Description, Json, Port, heads, unit
+from vit_jax.checkpoint.ports.port import Description, Json, Port, heads, refuse, unit
 from vit_jax.checkpoint.ports.rows import (
     ATTENTION,
     BLOCK,
@@ -121,6 +122,9 @@ _HYBRIDS = {
 }
 
 
+log = logging.getLogger(__name__)
+# Of LayerNorm in timm, whose config.json has no word for it.
+_EPSILON = 1e-6
 # Arguments that `describe` reads, that the shapes tell, or that change no output.
 _ARGUMENTS = frozenset({
     'act_layer', 'class_token', 'depth', 'dynamic_img_size', 'embed_dim', 'fc_norm',
@@ -172,6 +176,17 @@ def _transformer(card: ModelCard, weights: Weights) -> dict[str, Json]:
     """Returns the config.json of a Vision Transformer or hybrid."""
     model = card.model
     transformer, resnet = model['transformer'], model.get('resnet')
+    epsilon = model.get('norm_epsilon') or models.NORM_EPSILON
+    classifier = model.get('classifier', 'token')
+    refuse("timm's ViT", {
+        'it has pre_logits': 'pre_logits/kernel' in weights,
+        f'its head sees tokens one by one ({classifier})': 'unpooled' in classifier,
+        f'its LayerNorm has epsilon {epsilon:g}, timm\'s {_EPSILON:g}': (
+            epsilon > 2 * _EPSILON
+        ),
+    })  # fmt: skip
+    if epsilon != _EPSILON:  # transformers' 1e-12 changes outputs by about 1e-6
+        log.warning("LayerNorm's epsilon %g becomes timm's, %g", epsilon, _EPSILON)
     args: dict[str, Any] = {}
     if model.get('gelu') != 'exact':
         args['act_layer'] = 'gelu_tanh'
@@ -192,14 +207,18 @@ def _transformer(card: ModelCard, weights: Weights) -> dict[str, Json]:
         'depth': transformer['num_layers'],
         'num_heads': transformer['num_heads'],
     }
-    if not resnet:
-        args['mlp_ratio'] = transformer['mlp_dim'] / model['hidden_size']
+    args['mlp_ratio'] = transformer['mlp_dim'] / model['hidden_size']
     if model.get('classifier') == 'gap':
         args |= {'class_token': False, 'global_pool': 'avg', 'fc_norm': False}
-    return _config(card, name, args)
+    return _config(card, name, args, _channels(weights, 'conv_root', 'embedding'))
 
 
-def _mixer(card: ModelCard, weights: Weights | None = None) -> dict[str, Json]:
+def _channels(weights: Weights, *layers: str) -> int:
+    kernels = (f'{layer}/kernel' for layer in layers)
+    return next(weights.shape(name)[2] for name in kernels if name in weights)
+
+
+def _mixer(card: ModelCard, weights: Weights) -> dict[str, Json]:
     """Returns the config.json of a Mixer.
 
     timm's take no name of an activation: there, ours computes exact GELU.
@@ -207,23 +226,25 @@ def _mixer(card: ModelCard, weights: Weights | None = None) -> dict[str, Json]:
     facts = architecture.of_config(card.model)
     for ours, theirs in _MIXERS.items():
         if architecture.of_config(models.get_config(ours)) == facts:
-            return _config(card, theirs, {})
+            return _config(card, theirs, {}, _channels(weights, 'stem'))
     raise ValueError(
         'timm makes Mixers of the published sizes only; write a .safetensors instead.'
     )
 
 
-def _config(card: ModelCard, name: str, args: Json) -> dict[str, Json]:
+def _config(card: ModelCard, name: str, args: Json, channels: int) -> dict[str, Json]:
     height, width = card.image_size
+    if channels != 3:
+        args = {**args, 'in_chans': channels}
     config = {
         'architecture': name,
         'num_classes': card.num_classes,
         'global_pool': args.get('global_pool', 'token'),
         'model_args': {'img_size': [height, width], **args},
         'pretrained_cfg': {
-            'input_size': [3, height, width],
-            'mean': unit(card.mean, 3),
-            'std': unit(card.std, 3),
+            'input_size': [channels, height, width],
+            'mean': unit(card.mean, channels),
+            'std': unit(card.std, channels),
             'crop_pct': max(height, width) / card.resize if card.resize else 1.0,
             'crop_mode': 'center' if card.resize else 'squash',
             'interpolation': 'bilinear',
