@@ -60,7 +60,6 @@ ELSEWHERE = {
     'training/out_of_memory.py': 'runtime/memory_test.py',
     'training/pictures.py': 'train_test.py',
     'training/reporter.py': 'train_test.py',
-    'training/results.py': 'train_test.py',
     'training/stopping.py': 'train_test.py',
     'visualize/__main__.py': 'visualize/command_test.py',
     'visualize/drawing.py': 'visualize/figures_test.py',
