@@ -90,7 +90,7 @@ def bounded_memory():
 
 def read_all(path):
     """Reads a file as far as it can be read."""
-    with checkpoint.open(path) as weights:
+    with checkpoint.open(path, num_heads=3) as weights:
         for name in weights:
             array = weights[name]
             assert array.shape == weights.shape(name)

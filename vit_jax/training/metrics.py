@@ -34,10 +34,10 @@ T = TypeVar('T')
 _SHOWN = {
     'loss': 'loss {:.4f}',
     'val_{chosen_by}': 'val {chosen_by} {{:.4f}}',
-    'images_per_second': '{:,.0f} images/s',
     'skipped': '{} draws skipped',
-    'data_wait': '{:.0%} waiting for data',
     'skipped_steps': '{:.0f} steps skipped',
+    'images_per_second': '{:,.0f} images/s',
+    'data_wait': '{:.0%} waiting for data',
     'loss_scale': 'loss scale {:.0f}',
     'learning_rate': 'rate {:.2e}',
 }
