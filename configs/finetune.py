@@ -1,6 +1,6 @@
 r"""Fine-tune any weights on any photos.
 
-    python -m vit_jax.main --config=configs/finetune.py:runs/quickstart,/path/to/photos \
+    python -m vit_jax.main --config=configs/finetune.py:runs/digits,/path/to/photos \
         --workdir=runs/photos
     python -m vit_jax.main --config=finetune.py:hf://owner/repo,/path/to/photos …
 
