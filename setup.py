@@ -52,7 +52,7 @@ PLOT = [
     'jinja2>=3.1.4',  # the page of vit_jax.report
     'matplotlib>=3.9',  # figures
 ]
-HEIC = ['pillow-heif>=1.0.0']  # the photos of iPhones
+HEIC = ['pillow-heif>=0.18.0']  # the photos of iPhones
 HF = ['datasets>=3.0', 'huggingface_hub>=0.26']
 
 EXTRAS_REQUIRE = {

@@ -10,6 +10,7 @@ from registry_test import COUNTS
 
 from vit_jax import checkpoint, models
 from vit_jax.checkpoint.ports import repository, translate
+from vit_jax.checkpoint.weights import TreeWeights
 
 torch = pytest.importorskip('torch')
 
@@ -143,7 +144,9 @@ def test_timm_knows_the_mixers_that_we_write(timm):
     for name in ('Mixer-S_32', 'Mixer-B_16', 'Mixer-L_16'):
         size = int(name.rpartition('_')[2])
         card = checkpoint.ModelCard(models.get_config(name), 5, (224, 224))
-        config = mixer.files(card, None)['config.json']
+        kernel = np.zeros((size, size, 3, 8), 'f')
+        weights = TreeWeights({'stem': {'kernel': kernel}})
+        config = mixer.files(card, weights)['config.json']
         theirs = timm.create_model(
             config['architecture'], num_classes=5, **config['model_args']
         )
