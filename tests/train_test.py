@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 from conftest import GOLDEN, make_photos, tiny_config
-from flax import traverse_util
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 from PIL import Image
 from tensorboardX.proto import event_pb2
+from trees import assert_bit_equal, flat
 
 from vit_jax import checkpoint, config, data, evaluate, train
 from vit_jax.evaluation import accuracy, few_shot
@@ -24,17 +24,6 @@ from vit_jax.files import run_record
 from vit_jax.inference.predictor import Predictor
 from vit_jax.training import loop
 from vit_jax.training.checkpoints import TrainCheckpoints
-
-
-def flat(params):
-    return traverse_util.flatten_dict(jax.device_get(params), sep='/')
-
-
-def assert_bit_equal(one, other):
-    one, other = flat(one), flat(other)
-    assert set(one) == set(other)
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
 def records(run):

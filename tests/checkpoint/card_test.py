@@ -126,3 +126,20 @@ def test_find_card(tmp_path):
     (tmp_path / 'model.json').write_text('{"roses": "red"}')
     with pytest.raises(ValueError, match='is not a model card'):
         checkpoint.find_card(tmp_path / 'model.npz')
+
+
+@pytest.mark.parametrize('is_new', [True, False])
+def test_weights_that_cannot_be_written_leave_the_card_as_it_was(tmp_path, is_new):
+    path = tmp_path / 'model.json'
+    if not is_new:
+        card(num_classes=3, class_names=None).save(path)
+    before = None if is_new else path.read_bytes()
+
+    def fail():
+        with card().saved_before(tmp_path / 'model.npz'):
+            assert ModelCard.load(path) == card()
+            raise OSError('the disk is full')
+
+    with pytest.raises(OSError, match='full'):
+        fail()
+    assert (path.read_bytes() if path.exists() else None) == before

@@ -9,7 +9,7 @@ SOURCES, TESTS = declared.ROOT / 'vit_jax', declared.ROOT / 'tests'
 ELSEWHERE = {
     '__main__.py': 'command_line/terminal_test.py',
     'checkpoint/conversion.py': 'convert_test.py',
-    'checkpoint/ports/foreign.py': 'checkpoint/ports/repository_test.py',
+    'checkpoint/ports/relatives.py': 'checkpoint/ports/repository_test.py',
     'checkpoint/ports/port.py': 'checkpoint/ports/translate_test.py',
     'checkpoint/ports/rows.py': 'checkpoint/ports/translate_test.py',
     'checkpoint/readers.py': 'checkpoint/model_test.py',

@@ -2,18 +2,13 @@
 
 import os
 
-import jax
-import numpy as np
 import pytest
 from conftest import tiny_config
+from trees import assert_bit_equal
 
 import vit_jax
 from vit_jax import train
 from vit_jax.training import results
-
-
-def assert_bit_equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 class Killed(BaseException):

@@ -1,11 +1,12 @@
 """The card beside a model's weights: all it takes to use them, as plain JSON."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -69,6 +70,26 @@ class ModelCard:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         with atomic.replacing(path) as file:
             file.write(f'{text}\n'.encode())
+
+    @contextlib.contextmanager
+    def saved_before(self, weights: str | os.PathLike) -> Iterator[None]:
+        """Writes the card beside a file of weights that is written inside.
+
+        So weights are never without what must be known to use them. If they cannot be
+        written, all is as it was.
+        """
+        path = pathlib.Path(weights).with_suffix('.json')
+        before = path.read_bytes() if path.exists() else None
+        self.save(path)
+        try:
+            yield
+        except BaseException:
+            if before is None:
+                path.unlink()
+            else:
+                with atomic.replacing(path) as file:
+                    file.write(before)
+            raise
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> 'ModelCard':

@@ -63,8 +63,8 @@ def convert(
         existed = path.exists()
         try:
             if to == 'npz':
-                card.save(path.with_suffix('.json'))
-                npz.save(path, watched)
+                with card.saved_before(path):
+                    npz.save(path, watched)
             else:
                 repository.save(path, watched, card, to)
         except BaseException:

@@ -113,8 +113,9 @@ def _in_folder(folder: pathlib.Path, best: bool | None) -> pathlib.Path:
         )
     if any(folder.glob('*.safetensors')) or any(folder.glob('checkpoint_*')):
         return folder
-    if torch := next((p for p in folder.iterdir() if foreign.is_torch(p)), None):
-        return torch  # to be refused with what to type
+    if torch := [path for path in folder.iterdir() if foreign.is_torch(path)]:
+        # To be refused with what to type. Beside weights lie smaller files.
+        return max(torch, key=lambda path: path.stat().st_size)
     if (folder / '_METADATA').exists() or (folder / '_CHECKPOINT_METADATA').exists():
         return folder  # Orbax
     if (folder / 'run.json').exists() or (folder / 'checkpoints').exists():

@@ -151,7 +151,7 @@ def is_own(args: argparse.Namespace, card: 'ModelCard') -> bool:
     own = card.source.get('dataset')
     return args.dataset is None or (
         own is not None
-        and (args.dataset == own or os.path.abspath(args.dataset) == own)
+        and own in (args.dataset, os.path.abspath(os.path.expanduser(args.dataset)))
     )
 
 

@@ -1,8 +1,7 @@
 """Examples at global positions, as the rows of a batch."""
 
-import functools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -60,6 +59,7 @@ class TrainExamples:
     augment: Augment
     seed: int
     skip_corrupt: bool
+    _told: set[str] = field(default_factory=set, init=False, compare=False)
 
     def layout(self, rows: int) -> workers.Layout:
         """Returns what a batch of so many rows consists of."""
@@ -89,12 +89,18 @@ class TrainExamples:
                 )
             except UndecodableImage as error:
                 last = error
-                _tell_once(str(error))
+                self._tell_once(str(error))
             else:
                 return example | {'skipped': skipped}
         raise UndecodableImage(
             last.name, last.reason, f'Nor do the {skipped} examples before it'
         )
+
+    def _tell_once(self, text: str) -> None:
+        """Names an image that is left out: once, however often it is drawn."""
+        if text not in self._told:
+            self._told.add(text)
+            log.warning('%s; it is left out', text)
 
     def _one(self, place: int, random: Draws) -> dict[str, Any]:
         example = self.source[place]
@@ -105,12 +111,6 @@ class TrainExamples:
             full_size=example.get('full_size'),
         )
         return {'image': image, 'label': example['label']}
-
-
-@functools.cache
-def _tell_once(text: str) -> None:
-    """Names an image that is left out; a process does so once for each."""
-    log.warning('%s; it is left out', text)
 
 
 @dataclass(frozen=True)

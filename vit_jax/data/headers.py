@@ -5,7 +5,9 @@ import io
 import os
 from collections.abc import Iterable
 
+from vit_jax.data.datasets.walk import HEIC, extensions
 from vit_jax.data.images import containers, jpeg
+from vit_jax.files import kinds
 
 # What says which size an image has stands here, but for rare files.
 _START = 1 << 16
@@ -36,15 +38,17 @@ def _reason(path: str) -> str:
         return 'the file is empty'
     if start.startswith(_NPY):
         return ''
-    kind = containers.kind(start)
+    kind = kinds.kind(start)
     if kind == 'JPEG':
         has_size = not is_whole or all(jpeg.read_header(start).seen)
         return '' if has_size else 'it ends before its size is told'
+    if kind == 'HEIC' and HEIC - extensions():
+        return f"it is in Apple's format HEIC: {containers.HEIC_HINT}"
     if kind in containers.IMAGES or _opens(start, path):
         return ''
     if kind is None:
         return f'no known image format begins with {start[:12]!r}'
-    return f'it is a {kind}, not an image. {containers.hint(kind)}'.rstrip('. ')
+    return f'it is a {kind}, not an image. {kinds.hint(kind)}'.rstrip('. ')
 
 
 def _opens(start: bytes, path: str) -> bool:

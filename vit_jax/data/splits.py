@@ -6,6 +6,7 @@ its unit 'shard' is missing: other sources have no shards.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
@@ -32,6 +33,7 @@ class _Piece:
     texts: tuple[str, str] = ('', '')
 
 
+@functools.cache  # a manifest asks for each of its rows
 def canonical(name: str) -> str | None:
     """The split that a name in the wild means: train, validation or test; or None.
 

@@ -91,13 +91,13 @@ def render(values: dict[str, Any]) -> str:
 
 def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """Returns what a finished run shows besides its directory, and the exit code."""
+    from vit_jax.checkpoint import references
     from vit_jax.inference.predictor import Predictor
     from vit_jax.report import contents
 
-    run_dir = pathlib.Path(arguments.checkpoint_of(args)).expanduser()
-    predictor = Predictor.load(run_dir, **arguments.model_options(args))
-    is_best = args.best is not False and (run_dir / 'model_best.npz').exists()
-    values = {'which': 'best' if is_best else 'last'}
+    weights = references.resolve(arguments.checkpoint_of(args), best=args.best)
+    predictor = Predictor.load(weights, num_heads=args.num_heads)
+    values = {'which': 'best' if weights.name == 'model_best.npz' else 'last'}
     values |= contents.model_part(predictor)
     try:
         judgement = _judgement(args, predictor)

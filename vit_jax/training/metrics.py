@@ -191,7 +191,9 @@ class Progress:
                 bar_format='{n_fmt}/{total_fmt} |{bar:10}| {postfix}',
             )
             self._bar.set_postfix_str('compiling the training step …')
-        log.info('Compiling the training step …', extra={'file_only': self._bar})
+        log.info(
+            'Compiling the training step …', extra={'file_only': self._bar is not None}
+        )
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Shows a step, the time left, and those of its values that say how it goes."""

@@ -44,6 +44,8 @@ _OWN = frozenset(
 _LISTED = 20
 # Opening each file of more training images than this would take minutes.
 _LOOKED_AT = 50_000
+# Fewer are looked at before one has read the line that says so.
+_TOLD_FROM = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,10 @@ class Plan:
             for role, source in self.sources.items()
             if role != 'train' or len(source) <= _LOOKED_AT
         }
-        return data.broken(dict.fromkeys(itertools.chain(*paths.values())))
+        files = list(dict.fromkeys(itertools.chain(*paths.values())))
+        if len(files) > _TOLD_FROM:
+            log.info('Looking at the beginnings of %s files …', f'{len(files):,}')
+        return data.broken(files)
 
     def state_shapes(self) -> TrainState:
         """Returns the state as `jax.ShapeDtypeStruct`s with their shardings."""
@@ -210,6 +215,9 @@ def prepare(config: ConfigDict, workdir: str | os.PathLike) -> Plan:
     """
     record = RunRecord(pathlib.Path(workdir).expanduser())
     start = record.latest_step()
+    if start is None and config.pretrained is not None:
+        # Before a dataset is downloaded for nothing.
+        hosts.first_host_first(lambda: checkpoint.references.resolve(config.pretrained))
     dataset = hosts.first_host_first(
         lambda: data.open_dataset(
             config.dataset,

@@ -13,8 +13,14 @@ from vit_jax.predict import main
     ('content', 'message'),
     [
         (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'git lfs pull'),
-        (b'\x89HDF\r\n\x1a\n' + bytes(100), 'HDF5, as Keras writes it'),
-        (b'<!DOCTYPE html><html>', 'is a web page'),
+        (
+            b'\x89HDF\r\n\x1a\n' + bytes(100),
+            'it is a file of HDF5, as Keras',
+        ),
+        (
+            b'<!DOCTYPE html><html>',
+            r'is not an \.npz .*: it is a web page',
+        ),
     ],
 )
 def test_they_are_named(tmp_path, name, content, message):
@@ -35,3 +41,11 @@ def test_pickles_of_torch_are_not_read(tmp_path, name, capsys):
         compile(typed[1], name, 'exec')
         assert typed[2] == str(tmp_path / name)
         assert typed[3] == str(tmp_path / 'model.safetensors')
+
+
+def test_the_weights_are_meant_and_not_what_lies_beside_them(tmp_path, capsys):
+    (tmp_path / 'training_args.bin').write_bytes(b'PK')
+    (tmp_path / 'pytorch_model.bin').write_bytes(bytes(1000))
+    (tmp_path / 'optimizer.pt').write_bytes(b'PK')
+    assert main([str(tmp_path), __file__]) == 2
+    assert f"{tmp_path / 'pytorch_model.bin'} is PyTorch's" in capsys.readouterr().err

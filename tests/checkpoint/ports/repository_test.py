@@ -61,7 +61,8 @@ def test_a_file_alone_tells_what_it_can(tmp_path, golden):
         checkpoint.open(tmp_path / 'x.safetensors')
     weights = checkpoint.open(tmp_path / 'x.safetensors', num_heads=3)
     assert weights.card.model['transformer']['num_heads'] == 3
-    assert weights.card.source['assumed'] == 'exact GELU and epsilon 1e-06'
+    numerics = 'as the port computes: exact GELU, LayerNorm epsilon 1e-06'
+    assert weights.card.source['assumed'] == numerics
     card = ModelCard(model={'transformer': {'num_heads': 3}}, num_classes=7,
                      image_size=(64, 64))  # fmt: skip
     card.save(tmp_path / 'x.json')
@@ -98,6 +99,15 @@ def test_heads_by_the_names_of_timm(architecture, heads):
     assert timm_port.describe({'architecture': architecture}).num_heads == heads
     told = {'architecture': architecture, 'model_args': {'num_heads': 2}}
     assert timm_port.describe(told).num_heads == 2
+
+
+def test_a_name_of_another_width_tells_no_heads(tmp_path):
+    """vit_small was 768 wide, with 8 heads, before 2021."""
+    shutil.copy(GOLDEN / 'timm_vit.safetensors', tmp_path / 'model.safetensors')
+    config = {'architecture': 'vit_small_patch16_224'}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='nothing tells the number of attention heads'):
+        checkpoint.open(tmp_path)
 
 
 @pytest.mark.parametrize(

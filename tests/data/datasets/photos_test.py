@@ -50,6 +50,17 @@ def test_patterns(album):
     assert sorted(found(album, '**')) == ['a.PNG', 'b.jpg', 'deep/er/c.webp']
 
 
+def test_folders_without_images_among_those_of_a_pattern(album, caplog):
+    (album / 'empty').mkdir()
+    (album / 'deep/none').mkdir()
+    assert found(album, '[de]*') == ['deep/er/c.webp']
+    assert sorted(found(album, '**')) == ['a.PNG', 'b.jpg', 'deep/er/c.webp']
+    # What is left out is told once, and not for each folder that it is below.
+    assert caplog.text.count('1 of kind .txt') == 1
+    with pytest.raises(ValueError, match='no images among the 1 files and folders'):
+        found(album, 'emp*')
+
+
 def test_a_name_with_wildcards_in_it_is_a_file(album):
     (album / 'b.jpg').rename(album / 'b[1].jpg')
     assert found(album, 'b[1].jpg') == ['b[1].jpg']

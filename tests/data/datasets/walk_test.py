@@ -61,7 +61,7 @@ def test_heic_needs_an_extra(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(walk, 'extensions', lambda: walk.EXTENSIONS)
     dataset, said = opened(tmp_path, caplog)
     assert dataset.splits == {'train': 2}
-    assert "1 in Apple's format HEIC, pip install 'vit_jax[heic]'" in said
+    assert "1 in Apple's format HEIC: pip install 'vit_jax[heic]'" in said
     assert '(b/IMG_1.HEIC)' in said
 
 

@@ -136,7 +136,10 @@ def test_pixels_alone_are_the_same_picture(kind):
     ('content', 'message'),
     [
         (b'version https://git-lfs.github.com/spec/v1\noid sha256:1', 'git lfs pull'),
-        (b'<!DOCTYPE html><html><img src="cat.jpg">', 'gives a page, not the image'),
+        (
+            b'<!DOCTYPE html><html><img src="cat.jpg">',
+            'gives a page, not what the page shows',
+        ),
         (b'%PDF-1.7 ...', 'begins as a PDF does'),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 'SVG'),
         (b'\x89PNG\r\n\x1a\n' + b'?' * 40, 'begins as a PNG does'),

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from vit_jax.files import kinds
+
 _TORCH = ('.bin', '.pt', '.pth', '.ckpt')
 # To be typed where PyTorch is installed. Its own files are programs: they can do
 # anything when they are read, and are not read here.
@@ -12,16 +14,13 @@ _CONVERT = (
     'save_file({k: v.contiguous() for k, v in w.items()}, sys.argv[2])" '
     '{path} {folder}/model.safetensors'
 )
-_STARTS = {
-    b'version https://git-lfs': (
-        'is a Git LFS pointer, which stands for the weights. Get them by '
-        "'git lfs pull' in its repository, or by hf://owner/repo"
-    ),
-    b'\x89HDF': 'is HDF5, as Keras writes it; expected .npz or .safetensors',
-    b'<!doctype html': 'is a web page, not what it shows; name the file itself',
-    b'<html': 'is a web page, not what it shows; name the file itself',
-    b'\x08\x07\x12': 'is ONNX, which has no names; expected .npz or .safetensors',
-}
+# Of the kinds of files, those that people have in the place of weights.
+_KINDS = (
+    'Git LFS pointer',
+    'web page (HTML)',
+    'file of HDF5, as Keras writes it',
+    'model in ONNX',
+)
 
 
 def is_torch(path: pathlib.Path) -> bool:
@@ -41,7 +40,9 @@ def check(path: pathlib.Path) -> None:
             f'and keep its config.json beside it:\n  {command}'
         )
     with path.open('rb') as file:
-        start = file.read(64).lower()
-    for begin, reason in _STARTS.items():
-        if start.startswith(begin.lower()):
-            raise ValueError(f'{path} {reason}.')
+        kind = kinds.kind(file.read(kinds.START))
+    if kind in _KINDS:
+        hint = kinds.hint(kind) or 'Name the file of the weights'
+        raise ValueError(
+            f'{path} is not an .npz or .safetensors: it is a {kind}. {hint}.'
+        )

@@ -17,6 +17,7 @@ class Description(NamedTuple):
     Attributes:
       name: of the model and its training, such as 'vit_base_patch16_224.augreg_in21k'.
       num_heads: of the attention; None: it does not say.
+      width: of the tokens, if `num_heads` holds for that alone.
       refused: what it asks for that no model here does, in words.
       pooling: what the head sees: 'token', 'avg', ….
       activation: of the MLPs, as the library calls it.
@@ -29,6 +30,7 @@ class Description(NamedTuple):
 
     name: str = ''
     num_heads: int | None = None
+    width: int | None = None
     pooling: str = 'token'
     activation: str = 'gelu'
     norm_epsilon: float = 1e-6

@@ -58,26 +58,29 @@ def open_port(path: pathlib.Path, num_heads: int | None = None) -> PortWeights:
     beside = path if path.is_dir() else path.parent if path.name == WEIGHTS else None
     config = _read(beside / CONFIG) if beside else {}
     processor = _read(beside / PREPROCESSOR) if beside else {}
-    shapes = {name: entry.shape for name, entry in safetensors.entries(path).items()}
-    wrapper = translate.wrapper_of(shapes)
-    shapes = {name.removeprefix(wrapper): shape for name, shape in shapes.items()}
+    entries = translate.unwrapped(path)
+    shapes = {name: entry.shape for name, entry in entries.items()}
     port = translate.port_of(shapes)
     try:
         description = port.describe(config) if port else Description()
         if description.refused:
             raise ValueError('; '.join(description.refused))
-        heads = _agreed(num_heads, description.num_heads, path)
-        weights = PortWeights(path, heads)
+        told, width = description.num_heads, description.width
+        if width and width != translate.width_of(shapes, port):
+            told = None  # the name is that of another model
+        heads = _agreed(num_heads, told, path)
+        weights = PortWeights(path, heads, entries=entries)
         assumed = []
+        if width and told and not num_heads:
+            assumed.append(f'{told} attention heads, as {description.name} has')
         if heads is None:
             number, like = translate.default_heads(shapes, port)
             assumed += [f'{number} attention heads, as in {like}'] if like else []
-        if not config:
-            form = _GELU[description.activation]
-            assumed.append(f'{form} GELU and epsilon {description.norm_epsilon:g}')
         if processor:
             description = description._replace(**_preprocessing(processor))
         weights.card = _card(weights, port, description, config)
+        if not config:
+            assumed.append(weights.card.source['numerics'])
         if assumed:
             weights.card.source['assumed'] = ', '.join(assumed)
             log.info('%s does not tell: %s is assumed', path, ', '.join(assumed))
@@ -301,8 +304,8 @@ def save(path: str | os.PathLike, params: Any, card: ModelCard, library: str) ->
     port = translate.port_for(library, weights)
     if path.suffix == '.safetensors':
         arrays = translate.arrays(weights, port)
-        safetensors.save(path, arrays, {'format': 'pt'})
-        card.save(path.with_suffix('.json'))
+        with card.saved_before(path):
+            safetensors.save(path, arrays, {'format': 'pt'})
         return
     files = port.files(card, weights)
     arrays = translate.arrays(weights, port)

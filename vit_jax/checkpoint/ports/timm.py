@@ -133,18 +133,19 @@ _ARGUMENTS = frozenset({
     'drop_path_rate', 'patch_drop_rate', 'qkv_bias', 'weight_init', 'strict_img_size',
     'representation_size', 'pre_logits', 'backbone',
 })  # fmt: skip
-# Attention heads by the size in timm's names of architectures, as in
+# Width and attention heads by the size in timm's names of architectures, as in
 # vit_so400m_patch14_siglip_224.
-_HEADS = {
-    'tiny': 3, 'wee': 4, 'little': 5, 'small': 6, 'medium': 8, 'mediumd': 8,
-    'betwixt': 10, 'base': 12, 'so150m': 14, 'large': 16, 'huge': 16, 'so400m': 16,
-    'giant': 16, 'gigantic': 16,
+_SIZES = {
+    'tiny': (192, 3), 'wee': (256, 4), 'little': (320, 5), 'small': (384, 6),
+    'medium': (512, 8), 'mediumd': (512, 8), 'betwixt': (640, 10), 'base': (768, 12),
+    'so150m': (896, 14), 'large': (1024, 16), 'so400m': (1152, 16), 'huge': (1280, 16),
+    'giant': (1408, 16), 'gigantic': (1664, 16),
 }  # fmt: skip
 
 
-def _heads_of(name: str) -> int | None:
+def _size_of(name: str) -> tuple[int, int] | tuple[None, None]:
     match = re.match(r'(?:vit|deit3?|flexivit)_([a-z0-9]+)', name)
-    return _HEADS.get(match[1]) if match else None
+    return _SIZES.get(match[1], (None, None)) if match else (None, None)
 
 
 def describe(config: Json) -> Description:
@@ -153,11 +154,14 @@ def describe(config: Json) -> Description:
     trained = config.get('pretrained_cfg') or {}
     name, tag = config.get('architecture') or '', trained.get('tag')
     is_cut = trained and trained.get('crop_mode', 'center') == 'center'
+    width, heads_by_name = _size_of(name)
+    told = heads(args.get('num_heads'))
     # What the model is made with wins over what it was trained with.
     pools = (c.get('global_pool') for c in (args, config, trained))
     return Description(
         name=f'{name}.{tag}' if name and tag else name,
-        num_heads=heads(args.get('num_heads')) or _heads_of(name),
+        num_heads=told or heads_by_name,
+        width=None if told else width,
         pooling=next(filter(None, pools), 'token'),
         refused=tuple(
             f'model_args has {key} = {value!r}, which no model here does'
@@ -185,7 +189,7 @@ def _transformer(card: ModelCard, weights: Weights) -> dict[str, Json]:
             epsilon > 2 * _EPSILON
         ),
     })  # fmt: skip
-    if epsilon != _EPSILON:  # transformers' 1e-12 changes outputs by about 1e-6
+    if epsilon != _EPSILON:  # transformers' 1e-12, which is next to nothing as well
         log.warning("LayerNorm's epsilon %g becomes timm's, %g", epsilon, _EPSILON)
     args: dict[str, Any] = {}
     if model.get('gelu') != 'exact':

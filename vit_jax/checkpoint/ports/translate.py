@@ -15,7 +15,7 @@ import numpy as np
 
 from vit_jax.checkpoint.card import ModelCard
 from vit_jax.checkpoint.formats import safetensors
-from vit_jax.checkpoint.ports import foreign, huggingface, timm
+from vit_jax.checkpoint.ports import huggingface, relatives, timm
 from vit_jax.checkpoint.ports.port import Port
 from vit_jax.checkpoint.ports.rows import ATTENTION, BLOCK, Row, Shape
 from vit_jax.checkpoint.weights import Weights
@@ -65,8 +65,21 @@ def _bare(name: str) -> str:
     return name
 
 
-def wrapper_of(names: Iterable[str]) -> str:
-    """What a wrapper has put before all names, such as '_orig_mod.module.'; or ''."""
+def unwrapped(path: str | os.PathLike) -> dict[str, safetensors.Entry]:
+    """The arrays in a file, without what a wrapper has put before their names.
+
+    That is '_orig_mod.module.', for instance; the log says so.
+
+    Raises:
+      ValueError: the file cannot be read.
+    """
+    entries = safetensors.entries(path)
+    if wrapper := _wrapper(entries):
+        log.info('%s: %r before the names is left out', path, wrapper)
+    return {name.removeprefix(wrapper): entry for name, entry in entries.items()}
+
+
+def _wrapper(names: Iterable[str]) -> str:
     for name in names:
         for port in PORTS:
             wrapper = name.removesuffix(port.tell).removesuffix(port.prefix)
@@ -92,7 +105,7 @@ def translate(shapes: Mapping[str, Shape], num_heads: int | None) -> dict[str, O
         raise ValueError(
             'these are the names of no Vision Transformer or Mixer that is known '
             f'({", ".join(itertools.islice(shapes, 4))}, …): expected those of timm or '
-            f"of Hugging Face's ViT{foreign.families(shapes)}"
+            f"of Hugging Face's ViT{relatives.families(shapes)}"
         )
     untold = None
     if num_heads is None:
@@ -128,8 +141,8 @@ def translate(shapes: Mapping[str, Shape], num_heads: int | None) -> dict[str, O
             lines.append(f'- missing: the other half of {half}: weight or bias')
     if lines:
         raise ValueError(
-            f'not the parameters of a {port.name}{foreign.families(shapes)}:\n  '
-            + '\n  '.join(foreign.grouped(lines))
+            f'not the parameters of a {port.name}{relatives.families(shapes)}:\n  '
+            + '\n  '.join(relatives.grouped(lines))
         )
     if untold is not None:
         raise untold
@@ -196,6 +209,7 @@ class PortWeights(Weights):
       path: as in `safetensors.entries`.
       num_heads: of the attention; None: see `default_heads`.
       card: what came with the weights.
+      entries: the file's, if it is open already; see `unwrapped`.
 
     Raises:
       ValueError: the file cannot be read, or its parameters are not those of a model
@@ -207,15 +221,10 @@ class PortWeights(Weights):
         path: str | os.PathLike,
         num_heads: int | None = None,
         card: ModelCard | None = None,
+        entries: Mapping[str, safetensors.Entry] | None = None,
     ):
         self.path, self.card = pathlib.Path(path), card
-        entries = safetensors.entries(path)
-        wrapper = wrapper_of(entries)
-        if wrapper:
-            log.info('%s: %r before the names is left out', path, wrapper)
-        self._entries = {
-            name.removeprefix(wrapper): entry for name, entry in entries.items()
-        }
+        self._entries = unwrapped(path) if entries is None else entries
         shapes = {name: entry.shape for name, entry in self._entries.items()}
         try:
             self._origins = translate(shapes, num_heads)
@@ -256,12 +265,10 @@ def default_heads(shapes: Mapping[str, Shape], port: Port) -> tuple[int, str]:
     Raises:
       ValueError: there is none. Only whoever has made the weights knows.
     """
-    rows = {row.ours: row.theirs.replace('{i}', '0') for row in port.rows}
-    bare = {_bare(name): shape for name, shape in shapes.items()}
-    width = bare.get(rows.get(_LAST_NORM, ''), (64,))[-1]
-    if f'{ATTENTION}/query/kernel' not in rows:  # a Mixer
-        return 1, ''
-    mlp = bare.get(rows[f'{BLOCK}/MlpBlock_0/Dense_0/kernel'], (0,))[0]
+    if not any(row.ours == f'{ATTENTION}/query/kernel' for row in port.rows):
+        return 1, ''  # no attention, no heads
+    width = width_of(shapes, port)
+    mlp = _shape_of(f'{BLOCK}/MlpBlock_0/Dense_0/kernel', shapes, port)[0]
     for name, size in google.SIZES.items():
         if (size.hidden_size, size.mlp_dim) == (width, mlp):
             return size.num_heads, f'ViT-{name}'
@@ -271,6 +278,17 @@ def default_heads(shapes: Mapping[str, Shape], port: Port) -> tuple[int, str]:
         'commands, num_attention_heads or model_args.num_heads in a config.json '
         'beside the weights'
     )
+
+
+def width_of(shapes: Mapping[str, Shape], port: Port) -> int:
+    """The width of the tokens, or 0."""
+    return _shape_of(_LAST_NORM, shapes, port)[-1]
+
+
+def _shape_of(ours: str, shapes: Mapping[str, Shape], port: Port) -> Shape:
+    theirs = next((r.theirs for r in port.rows if r.ours == ours), '').format(i=0)
+    found = (shape for name, shape in shapes.items() if _bare(name) == theirs)
+    return next(found, (0,))
 
 
 def arrays(weights: Weights, port: Port) -> dict[str, safetensors.Array]:

@@ -122,16 +122,21 @@ def _find(path: str) -> list[str]:
         return [path]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        return _images(path)
+        if not (found := _images(path)):
+            raise ValueError(f'{path}: no images in this folder{_instead(path)}')
+        return found
     if os.path.exists(path):  # also a name in which * or ? is but a letter
         return [path]
     if not glob.has_magic(path):
         raise _missing(path)
     matches = sorted(glob.glob(path, recursive=True))
     found = {}  # a dict keeps the order; `**` finds files and the folders they are in
+    walked: tuple[str, ...] = ()
     for match in matches:
         if os.path.isdir(match):
-            found.update(dict.fromkeys(_images(match)))
+            if not match.startswith(walked):  # else it was looked into with its parent
+                found.update(dict.fromkeys(_images(match)))
+                walked = (*walked, os.path.join(match, ''))
         elif _is_image(match):
             found[match] = None
     if not found:
@@ -144,19 +149,13 @@ def _find(path: str) -> list[str]:
 
 
 def _images(root: str) -> list[str]:
-    """The images in a folder and its folders, sorted by name; tells what is left out.
-
-    Raises:
-      ValueError: there is none.
-    """
+    """The images in a folder and its folders, sorted; tells what is left out."""
     walk = Walk(root)
     found = [
         os.path.join(root, directory, name)
         for directory, names in walk.below('')
         for name in names
     ]
-    if not found:
-        raise ValueError(f'{root}: no images in this folder{_instead(root)}')
     if told := walk.told():
         log.warning('%s', told)
     return found

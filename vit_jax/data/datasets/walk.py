@@ -4,11 +4,14 @@ Every file is used, or counted under the reason why it is not; `Walk.told` says 
 one line. A folder is entered once, however many links lead to it.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterator
+
+from vit_jax.data.images import containers
 
 # fmt: off
 EXTENSIONS = frozenset({
@@ -23,11 +26,11 @@ _SYSTEMS = frozenset({
 # fmt: on
 # What iPhones write.
 HEIC = frozenset({'.heic', '.heif', '.hif'})
-HEIC_HINT = "pip install 'vit_jax[heic]' reads them"
 # Of each reason, how many names are told.
 _NAMED = 3
 
 
+@functools.cache
 def extensions() -> frozenset[str]:
     """The extensions that are read here."""
     has_heic = importlib.util.find_spec('pillow_heif') is not None
@@ -80,7 +83,7 @@ class Walk:
                 elif (kind := os.path.splitext(name)[1].lower()) in self._extensions:
                     images.append(name)
                 elif kind in HEIC:
-                    leave_out(f"in Apple's format HEIC, {HEIC_HINT}", name)
+                    leave_out(f"in Apple's format HEIC: {containers.HEIC_HINT}", name)
                 else:
                     leave_out(f'of kind {kind}' if kind else 'without extension', name)
         return sorted(folders), sorted(images)
@@ -141,8 +144,9 @@ def check_name(root: str, name: str) -> None:
 
 
 def shown(name: str) -> str:
-    """A name that can be printed, whatever its bytes are."""
-    return os.fsencode(name).decode('utf-8', 'backslashreplace')
+    """A name that can be printed in one line, whatever its bytes are."""
+    text = os.fsencode(name).decode('utf-8', 'backslashreplace')
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def has_images(root: str | os.PathLike, directory: str) -> bool:

@@ -4,35 +4,14 @@ Metadata never makes whole pixels unusable: what stands beside them in a PNG, We
 JPEG file can be left out without decoding anything.
 """
 
-import re
 import struct
 import zlib
 
-# How a file begins -> what it is, for people. The last ones are no images.
-_KINDS = (
-    (rb'\x89PNG\r\n\x1a\n', 'PNG'),
-    (rb'\xff\xd8', 'JPEG'),
-    (rb'GIF8[79]a', 'GIF'),
-    (rb'RIFF....WEBP', 'WebP'),
-    (rb'BM', 'BMP'),
-    (rb'II\*\0|MM\0\*', 'TIFF'),
-    (rb'....ftyp(hei[cxms]|hev[cx]|mif1|msf1)', 'HEIC'),
-    (rb'....ftypavi[fs]', 'AVIF'),
-    (rb'%PDF-', 'PDF'),
-    (rb'8BPS', 'Photoshop document'),
-    (rb'\s*(<\?xml[^>]*>\s*)?<svg', 'SVG drawing'),
-    (rb'\s*<(!doctype html|html)', 'web page (HTML)'),
-    (rb'version https://git-lfs', 'Git LFS pointer'),
-    (rb'PK\x03\x04', 'ZIP archive'),
-    (rb'....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ', 'film'),
-)
-# Those of them that are images; the pixels may be damaged still.
+from vit_jax.files.kinds import kind
+
+# Of the kinds of files, those that are images; the pixels may be damaged still.
 IMAGES = frozenset({'PNG', 'JPEG', 'GIF', 'WebP', 'BMP', 'TIFF', 'HEIC', 'AVIF'})
-_HINTS = {
-    'Git LFS pointer': 'The image itself comes with: git lfs pull',
-    'web page (HTML)': 'The address gives a page, not the image in it',
-    'ZIP archive': 'Unpack it',
-}
+HEIC_HINT = "pip install 'vit_jax[heic]' reads it"
 _PNG_HEADER = 8
 # Chunks without which the pixels are not what they are: the critical ones, and the
 # transparency. (Pillow reads orientations from eXIf.)
@@ -43,20 +22,6 @@ _WEBP_FLAGS = 0x20 | 0x08 | 0x04
 # The orientation, and how colours are stored.
 _JPEG_KEPT = (b'Exif\0\0', b'Adobe\0d')
 _START_OF_SCAN = 0xDA
-
-
-def kind(data: bytes) -> str | None:
-    """The format of a file by how it begins; None: it is none that is known here."""
-    start = data[:512]
-    for pattern, name in _KINDS:
-        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
-            return name
-    return None
-
-
-def hint(name: str | None) -> str:
-    """What to do about a file that is no image; may be empty."""
-    return _HINTS.get(name, '')
 
 
 def without_metadata(data: bytes) -> bytes | None:

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 
 from vit_jax.data.images import containers, jpeg
 from vit_jax.data.images.ops import crop
+from vit_jax.files import kinds
 
 _NPY = b'\x93NUMPY'
 # Larger images are refused: decoded they would take half a gigabyte and more in each
@@ -234,10 +235,10 @@ def _check_size(height: int, width: int, name: str) -> None:
 def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     if not data:
         raise UndecodableImage(name, 'the file is empty')
-    kind = containers.kind(data)
+    kind = kinds.kind(data)
     if kind == 'HEIC' and not _has_heic():
-        hint = "pip install 'vit_jax[heic]' reads it"
-        raise UndecodableImage(name, "it is in Apple's format HEIC", hint)
+        reason = "it is in Apple's format HEIC"
+        raise UndecodableImage(name, reason, containers.HEIC_HINT)
     try:
         return _decode_by_pillow(data, name)
     except UndecodableImage:
@@ -258,11 +259,11 @@ def _decode_by_pillow(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     except Image.DecompressionBombError as error:  # before its size can be asked for
         raise UndecodableImage(name, f'{error}: make it smaller') from error
     except Image.UnidentifiedImageError:
-        kind = containers.kind(data)
+        kind = kinds.kind(data)
         reason = f'no known image format begins with {data[:12]!r}'
         if kind is not None:
             reason = f'it begins as a {kind} does, and is not an image that is whole'
-        raise UndecodableImage(name, reason, containers.hint(kind)) from None
+        raise UndecodableImage(name, reason, kinds.hint(kind)) from None
     except Exception as error:  # what Pillow raises on damaged files is not bounded
         reason = f'{type(error).__name__}: {error}'
         raise UndecodableImage(name, reason) from error

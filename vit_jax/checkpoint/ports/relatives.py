@@ -26,7 +26,7 @@ _LINES = 12
 
 
 def families(names: Iterable[str]) -> str:
-    """'; they have LayerScale, as in DINOv2, and …': what speaks of others; or ''."""
+    """' (they have LayerScale, as in …)': what speaks of other networks, or ''."""
     names = list(names)
     seen = [
         text
