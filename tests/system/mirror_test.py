@@ -56,7 +56,6 @@ ELSEWHERE = {
     'tasks/task.py': 'tasks/classes_test.py',
     'training/input.py': 'training/plan_test.py',
     'training/loop.py': 'training/step_test.py',
-    'training/metrics.py': 'training/run_directory_test.py',
     'training/out_of_memory.py': 'runtime/memory_test.py',
     'training/pictures.py': 'train_test.py',
     'training/reporter.py': 'train_test.py',

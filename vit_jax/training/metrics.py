@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
-# What the progress line shows, what matters first, as far as it fits; metrics.jsonl has
-# all. What is 0 in most runs is shown in the others.
+# What is shown of a step, what matters first: on a terminal as far as it fits. What is
+# 0 in most runs is shown in the others.
 _SHOWN = {
     'loss': 'loss {:.4f}',
     'val_{chosen_by}': 'val {chosen_by} {{:.4f}}',
@@ -44,7 +44,6 @@ _SHOWN = {
 _SHOWN_UNLESS_ZERO = ('skipped', 'skipped_steps')
 # Waiting less than this is not worth a word.
 _WAITING = 0.05
-_COLUMNS = 80
 # How often the events are sent to the disk; TensorBoard shows what is there.
 _FLUSH_SECONDS = 10
 
@@ -188,9 +187,9 @@ class Progress:
                 initial=start,
                 total=total,
                 dynamic_ncols=True,
-                bar_format='{n_fmt}/{total_fmt} |{bar:10}| {postfix}',
+                bar_format='{n_fmt}/{total_fmt} |{bar:10}| {desc}',
             )
-            self._bar.set_postfix_str('compiling the training step …')
+            self._bar.set_description_str('compiling the training step …')
         log.info(
             'Compiling the training step …', extra={'file_only': self._bar is not None}
         )
@@ -207,17 +206,17 @@ class Progress:
             and (values[name] or name not in _SHOWN_UNLESS_ZERO)
             and (name != 'data_wait' or values[name] >= _WAITING)
         ]
-        begin = f'step {step}/{self._total}, '
         log.info(
-            '%s%s',
-            begin,
-            _fitting(told, _COLUMNS - len(begin)),
+            'step %d/%d, %s',
+            step,
+            self._total,
+            ', '.join(told),
             extra={'file_only': self._bar is not None},
         )
         if self._bar is not None:
             columns = shutil.get_terminal_size().columns
-            room = columns - len(f'{step}/{self._total} |          |  ') - 1
-            self._bar.set_postfix_str(_fitting(told, room), refresh=False)
+            room = columns - len(f'{step}/{self._total} |          | ') - 1
+            self._bar.set_description_str(_fitting(told, room), refresh=False)
             self._bar.update(step - self._bar.n)
 
     def __enter__(self) -> 'Progress':
