@@ -47,7 +47,9 @@ def test_it_says_what_evaluate_says(run, capsys):
     assert f'{found["calibration_error"]:.2%} expected calibration error' in text
     record = json.loads((run / 'run.json').read_text())
     for row in record['results']:
-        assert f'{row["parameters"]} {row["step"]} {row["role"]}' in text
+        accuracy = f'{row["accuracy"]:.2%} {row["loss"]:.4f} {row["num_examples"]}'
+        shown = f'{row["parameters"]} {row["role"]} {accuracy} {row["step"]} '
+        assert f'{shown}{row["split"]}' in text
     assert record['starts'][0]['versions']['jax'] in text
     for fingerprint in record['fingerprints'].values():
         assert fingerprint in text
