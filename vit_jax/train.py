@@ -58,6 +58,7 @@ def train_and_evaluate(
             log.info('The run in %s is complete; nothing is left to do.', run.path)
             return checkpoint.load(run.path / 'model.npz'), summary
         plan.check()
+        run.require_room(plan.bytes_on_disk())
         note_broken(plan, run.path / 'skipped.csv')
 
         # Weights and optimizer: restored, pretrained or new.

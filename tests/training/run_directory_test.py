@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -136,7 +137,6 @@ def test_all_differences_are_listed_with_both_values_and_nothing_is_changed(
         opened(
             tmp_path,
             resume=True,
-            test='test[4:8]',
             class_names=('cat', 'dog', 'fox'),
             base_lr=0.5,
             num_threads=9,
@@ -150,14 +150,23 @@ def test_all_differences_are_listed_with_both_values_and_nothing_is_changed(
         'config.model.transformer.num_layers',
         'config.pp.crop',
         'fingerprint of classes',
-        'fingerprint of test examples',
     ]
     assert lines[0].strip() == 'config.base_lr: 0.03 there, 0.5 now'
     known = before[1]['fingerprints']
     assert f'{known["classes"]} there' in lines[3]
-    assert f'{known["test examples"]} there' in lines[4]
     assert '--workdir' in last
     assert ((tmp_path / 'config.json').read_bytes(), run.record()) == before
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    opened, tmp_path, monkeypatch
+):
+    run = opened(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    run.require_room(1000)
+    with pytest.raises(ValueError, match=r'up to 9.77 KiB in .*, where 1,000 B are'):
+        run.require_room(10_000)
 
 
 def test_the_pretrained_file_is_known_by_its_content(opened, tmp_path):

@@ -63,7 +63,7 @@ def resolve(reference: str | os.PathLike, *, best: bool | None = None) -> pathli
         return _in_folder(path.parent, path.name == 'model_best.npz')
     if not path.exists():
         raise fetch.MissingFileError(
-            f'There is no {path}. {_neighbours(path)}{_elsewhere(text)}'
+            f'There is no {path}. {neighbours(path)}{_elsewhere(text)}'
         )
     return path
 
@@ -126,20 +126,29 @@ def _in_folder(folder: pathlib.Path, best: bool | None) -> pathlib.Path:
         )
     raise fetch.MissingFileError(
         f'{folder} is a folder, but not that of a run (no {path.name}, no run.json), '
-        f'and it holds no *.safetensors. Name a file. {_neighbours(path)}'
+        f'and it holds no *.safetensors. Name a file. {neighbours(path)}'
     )
 
 
-def _neighbours(path: pathlib.Path) -> str:
-    """Says what else there is where a file was looked for."""
-    folder = path.parent.absolute()
+def neighbours(path: pathlib.Path) -> str:
+    """Says what else there is where a file or a run was looked for."""
+    path = path.absolute()
+    folder = path.parent
     if not folder.is_dir():
-        return f'The folder {folder} does not exist either.'
-    names = sorted(p.name for p in folder.glob('*') if p.suffix in _SUFFIXES)
-    if not names:
-        return f'{folder} holds no .npz at all.'
-    near = suggest.nearest(path.name, names)
-    shown = near + [name for name in names if name not in near]
+        missing = next(p for p in path.parents if p.parent.is_dir())
+        near = suggest.did_you_mean(missing.name, _folders(missing.parent), count=1)
+        return f'The folder {folder} does not exist either.{near}'
+    files = {p.name for p in folder.glob('*') if p.suffix in _SUFFIXES}
+    runs = {p.parent.name for p in folder.glob('*/run.json')}
+    if not files | runs:
+        return f'{folder} holds no .npz and no run at all.'
+    near = suggest.nearest(path.name, sorted(files | runs))
+    rest = [name for name in (*sorted(files), *sorted(runs)) if name not in near]
+    shown = near + rest
     listed = ', '.join(shown[:20]) + (', …' if len(shown) > 20 else '')
     hint = f'Did you mean {near[0]}? ' if near else ''
     return f'{hint}{folder} holds {listed}.'
+
+
+def _folders(path: pathlib.Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())

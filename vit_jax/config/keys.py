@@ -192,6 +192,7 @@ GROUPS: dict[str, dict[str, Key]] = {
         'early_stop': Key(
             0,
             'Stop after so many evaluations without a better value on val; 0: never.',
+            how=True,
             limit=at_least(0),
         ),
     },
@@ -250,7 +251,10 @@ GROUPS: dict[str, dict[str, Key]] = {
     },
     'On the way': {
         'eval_every': Key(
-            100, 'Steps between evaluations on val; 0: none.', limit=at_least(0)
+            100,
+            'Steps between evaluations on val; 0: none.',
+            how=True,
+            limit=at_least(0),
         ),
         'progress_every': Key(
             10, 'Steps between lines of progress; 0: none.', how=True, limit=at_least(0)
@@ -316,7 +320,8 @@ GROUPS: dict[str, dict[str, Key]] = {
         'skip_corrupt': Key(
             False,
             'Images that do not decode: stop (False), or count and take the next good '
-            'one.',
+            'one. A run that has stopped at one goes on with True.',
+            how=True,
         ),
         'num_workers': Key(
             0,

@@ -55,7 +55,7 @@ def _pixels_are_bytes(config: ConfigDict) -> None:
 
         def scaled(values: Sequence[float]) -> str:
             unit = 255 if max(values) <= 1 else 1
-            return ','.join(f'{unit * value:g}' for value in values)
+            return ','.join(f'{unit * value:g}' for value in values) + ','
 
         raise ValueError(
             f'config.pp.mean is {tuple(mean)} and config.pp.std {tuple(std)}: these '
@@ -225,12 +225,14 @@ def _parts_are_shared(config: ConfigDict, num_devices: int) -> None:
             f'config.batch is {config.batch}, which config.accum_steps = {parts} '
             'does not divide.'
         )
+    multiple = parts * num_devices
     if config.batch // parts % num_devices:
+        near = max(1, config.batch // multiple) * multiple
         raise ValueError(
             f'config.batch is {config.batch}, in config.accum_steps = {parts} '
             f'parts of {config.batch // parts} images, which the {num_devices} '
             'devices cannot share equally. Take a batch that is a multiple of '
-            f'{parts * num_devices}.'
+            f'{multiple}, as --config.batch={near}.'
         )
 
 

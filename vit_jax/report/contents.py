@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from vit_jax import config as config_lib
 from vit_jax import data
 from vit_jax.checkpoint import num_channels
+from vit_jax.checkpoint.references import neighbours
 from vit_jax.evaluation import intervals
 from vit_jax.evaluation.judgement import Judgement
 from vit_jax.inference.predictor import Predictor
@@ -207,9 +208,10 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
+        around = '' if path.parent.exists() else f' {neighbours(path.parent)}'
         raise ValueError(
             f'{path.parent} is not a run directory, it has no {path.name}: expected '
-            'the --workdir of python -m vit_jax.main'
+            f'the --workdir of python -m vit_jax.main.{around}'
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} cannot be read: {error}') from error

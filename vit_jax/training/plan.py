@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from vit_jax import checkpoint, data, models, optim
@@ -126,6 +127,16 @@ class Plan:
         """Returns state 0: from the pretrained file, or new."""
         return self._initializer.state(self.class_names)
 
+    def bytes_on_disk(self) -> int:
+        """Returns the most that the run keeps on disk: checkpoints and models.
+
+        The newest checkpoints, the best, one that is being written; model.npz and
+        model_best.npz. Orbax packs them, by little.
+        """
+        state = self.state_shapes()
+        checkpoints = self.config.keep_checkpoints + 2
+        return checkpoints * _bytes(state) + 2 * _bytes(state.params)
+
     def compile_step(self, state: TrainState) -> Step:
         """Returns the training step for such a state, of arrays or of shapes."""
         return compile_step(self.config, self.model, self.optimizer, state)
@@ -178,10 +189,12 @@ class Plan:
                 '--config.skip_corrupt=True leaves them out.'
             )
         if config.batch > len(images):
+            shared = config.accum_steps * jax.device_count()
+            largest = len(images) // shared * shared
+            hint = f', --config.batch={largest} at most' if largest else ''
             raise ValueError(
                 f'There are {len(images)} training examples ({config.pp.train}), '
-                f'fewer than one batch of {config.batch}; set a smaller '
-                '--config.batch.'
+                f'fewer than one batch of {config.batch}; set a smaller one{hint}.'
             )
 
 
@@ -338,6 +351,10 @@ def keys_all_hosts_share(config: ConfigDict) -> dict[str, Any]:
         for key, value in config_lib.flatten(config).items()
         if key not in _OWN
     }
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _absolute(path: str | None) -> str | None:

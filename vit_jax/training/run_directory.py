@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -10,6 +9,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +28,8 @@ from vit_jax.checkpoint import weights
 from vit_jax.data import Source
 from vit_jax.files.run_record import RunRecord
 from vit_jax.runtime import hosts, sharding
+from vit_jax.training import identity
+from vit_jax.words.units import readable_bytes
 
 try:
     import fcntl
@@ -136,21 +138,24 @@ class RunDirectory(RunRecord):
         Raises:
             ValueError: the directory holds a run whose numbers another configuration
                 or other data decided; each difference is listed with both values.
+                Another test split is one only where the run has judged on it.
         """
         with hosts.raise_on_all():
             record, before = self.record(), self.config()
             if not resume and 'summary' not in record:
                 record, before = {}, None
             known = record.get('fingerprints', {})
-            fingerprints = _fingerprints(config, class_names, sources, known)
+            fingerprints = identity.fingerprints(config, class_names, sources, known)
         hosts.agree({f'fingerprint of {key}': v for key, v in fingerprints.items()})
         if before is not None:
-            differences = _differences(
+            differences = identity.differences(
                 config_lib.flatten(before),
                 config_lib.flatten(config),
                 known,
                 fingerprints,
             )
+            if 'summary' not in record:
+                differences = identity.without_test(differences)
             if differences:
                 raise ValueError(
                     f'{self.path} holds a run with another configuration or other '
@@ -165,6 +170,24 @@ class RunDirectory(RunRecord):
             'run.json', {**record, 'fingerprints': fingerprints, 'starts': starts}
         )
         self._write('config.json', config.to_dict())
+
+    def require_room(self, size: int) -> None:
+        """Raises a ValueError unless a run of so many bytes has room.
+
+        Args:
+            size: what the run keeps at most, with what is here already.
+        """
+        with hosts.raise_on_all():
+            if not hosts.is_first():
+                return
+            free = shutil.disk_usage(self.path).free
+            here = sum(p.stat().st_size for p in self.path.rglob('*') if p.is_file())
+            if size > free + here:
+                raise ValueError(
+                    f'The run keeps up to {readable_bytes(size)} in {self.path}, where '
+                    f'{readable_bytes(free)} are free. Free some, choose another '
+                    '--workdir, or keep fewer: --config.keep_checkpoints=1.'
+                )
 
     def save_model(self, which: str, params: PyTree) -> None:
         """Writes model.npz ('last') or model_best.npz ('best'), published names.
@@ -280,38 +303,6 @@ def _natural(name: str) -> list[str | int]:
     return [int(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', name))]
 
 
-def _differences(
-    before: dict[str, Any],
-    now: Mapping[str, Any],
-    known: Mapping[str, str],
-    fingerprints: Mapping[str, str],
-) -> list[str]:
-    """Returns a line for each *what* key and fingerprint that is not as before."""
-    other = [
-        f'fingerprint of {name}: {known.get(name)} there, {fingerprints.get(name)} now'
-        for name in sorted({*known, *fingerprints})
-        if known.get(name) != fingerprints.get(name)
-    ]
-    # A run of an older version knew nothing of newer keys, which was their default.
-    before = config_lib.flatten(config_lib.default()) | before
-    gone = {key: before.pop(key) for key in config_lib.GONE if key in before}
-    # Other examples may have another name; the same ones may be in another place.
-    keys = {key for key in {*before, *now} if config_lib.is_what(key)}
-    keys |= {'dataset'} if other else set()
-    settings = [
-        f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now'
-        for key in sorted(keys)
-        if before.get(key) != now.get(key)
-    ]
-    settings += [
-        f'config.{key}: {gone[key]!r} there, and there is no such key any more: '
-        f'{config_lib.GONE[key]}'
-        for key, value in config_lib.GONE_WHAT.items()
-        if gone.get(key, value) != value
-    ]
-    return settings + other
-
-
 def versions() -> dict[str, str | None]:
     """Returns the versions of what decides the numbers; None where it is missing."""
     found: dict[str, str | None] = {'python': platform.python_version()}
@@ -354,44 +345,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _fingerprints(
-    config: ConfigDict,
-    class_names: Sequence[str],
-    sources: Mapping[str, Source],
-    known: Mapping[str, str],
-) -> dict[str, str]:
-    """Returns fingerprints of the classes, the examples and the pretrained file."""
-    found = {
-        'classes': hashlib.sha256('\n'.join(class_names).encode()).hexdigest(),
-        **{
-            f'{role} examples': source.fingerprint() for role, source in sources.items()
-        },
-    }
-    if config.pretrained is not None:
-        try:
-            files = checkpoint.readers.files(config.pretrained)
-            found['pretrained file'] = _fingerprint(files)
-        except ValueError:
-            # A run that has started does not need the file any more.
-            if 'pretrained file' not in known:
-                raise
-            found['pretrained file'] = known['pretrained file']
-    return found
-
-
-def _fingerprint(paths: Sequence[pathlib.Path], tail: int = 2**20) -> str:
-    """Returns a sha256 of the files' sizes and of the last MiB of each.
-
-    That is quick for files of gigabytes, and enough: the end of an .npz lists the
-    CRC-32 of every array in it, and other formats end with arrays that training
-    changes.
-    """
-    found = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        with path.open('rb') as file:
-            file.seek(max(0, size - tail))
-            found.update(str(size).encode() + file.read())
-    return found.hexdigest()
