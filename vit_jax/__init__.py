@@ -28,6 +28,10 @@ import importlib
 import importlib.metadata
 from typing import Any
 
+from vit_jax.command_line import terminal
+
+terminal.started()
+
 # Name -> where it is. Imported when asked for, so that `import vit_jax` is fast and
 # `vit_jax.models` needs nothing that only training needs.
 _LAZY = {

@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen = logging.StreamHandler()
     # What the progress bar shows is told once; train.log has it in lines.
     screen.addFilter(lambda record: not getattr(record, 'file_only', False))
-    # Orbax logs, with tracebacks, what it also raises.
-    for library in ('absl', 'asyncio'):
+    # Libraries log, some with tracebacks, what they also raise.
+    for library in ('absl', 'asyncio', 'huggingface_hub'):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.basicConfig(format='%(message)s', level=logging.WARNING, handlers=[screen])
     log.setLevel(logging.INFO)

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 
+import processes
 import pytest
+from conftest import make_photos
 
 import vit_jax.__main__ as front
 from vit_jax.command_line import terminal
@@ -110,3 +112,28 @@ def test_a_slip_on_the_command_line_keeps_its_code(capsys):
 
     assert terminal.run(slip) == 2
     assert terminal.run(lambda: 7) == 7
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_of_a_start(tmp_path):
+    """Of a run that would last hours: it ends soon, without a traceback."""
+    recipe = processes.write_recipe(
+        tmp_path / 'tiny.py', make_photos(tmp_path, train=8)
+    )
+    options = [f'--workdir={tmp_path}/run', '--config.total_steps=10000000']
+    splits = [f'--config.pp.{role}=auto' for role in ('train', 'val', 'test')]
+    command = ['vit_jax.main', f'--config={recipe}', *options, *splits]
+    for i in range(30):
+        process = subprocess.Popen(
+            [sys.executable, '-m', *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=processes.environment(),
+        )
+        time.sleep(0.3 + i / 10)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT), said
+        assert 'Traceback' not in said
+        assert 'ignored' not in said

@@ -12,6 +12,7 @@ import processes
 import pytest
 from conftest import make_photos
 
+from vit_jax.runtime import signals
 from vit_jax.runtime.signals import Interrupted, Interruption
 from vit_jax.training.checkpoints import TrainCheckpoints
 
@@ -157,3 +158,20 @@ def test_signals_during_an_evaluation(recipe, uninterrupted, tmp_path, second):
         assert processes.wait_until(lambda: not processes.members(run)), 'left'
     with TrainCheckpoints(run / 'checkpoints') as checkpoints:
         assert checkpoints.latest_step() in (3, 4)  # 5 was being evaluated
+
+
+def test_ctrl_c_inside_a_finalizer_comes_a_moment_later(monkeypatch):
+    """Where it is raised in a callback, Python forgets it."""
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, 'unraisablehook', signals.send_again)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        Finalized()  # which by itself raises nothing
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,11 +1,26 @@
 """How a command meets the terminal: closed files, a closed pipe, and Ctrl-C."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
+from vit_jax.runtime import signals
+
 # What a shell reports of a program that SIGINT, or SIGPIPE, has ended.
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13
+
+
+def started() -> None:
+    """Lets Ctrl-C end a command at once while it is still importing.
+
+    As an exception it would end in a traceback, or nowhere: some libraries swallow it.
+    Where this package is imported by another program, nothing changes.
+    """
+    *_, command = ' '.join(sys.orig_argv).partition(' -m ')
+    ours = command.partition(' ')[0].partition('.')[0] == 'vit_jax'
+    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(main: Callable[[], int]) -> int:
@@ -14,17 +29,23 @@ def run(main: Callable[[], int]) -> int:
     Args:
         main: the command.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = signals.send_again
     _open_closed_files()
     try:
         code = _exit_code(main)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         # Whoever reads has seen enough (`| head`). Without this, Python would complain
         # when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
+    if code == INTERRUPTED:
+        # What libraries could not finish they complain of while Python ends.
+        sys.unraisablehook = lambda unraisable: None
     return code
 
 

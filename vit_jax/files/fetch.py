@@ -23,6 +23,8 @@ from typing import BinaryIO, NamedTuple
 import filelock
 import pooch
 
+from vit_jax.files import network
+
 log = logging.getLogger(__name__)
 
 # Moves the cache, that of the hub included.
@@ -179,6 +181,7 @@ def from_hub(reference: str, file: HubFile) -> pathlib.Path | None:
             reference, "for the Hugging Face hub, pip install 'vit_jax[hf]'."
         ) from error
     own_cache = os.environ.get(CACHE_VARIABLE)
+    offline = network.unreachable(_server(HUB_VARIABLE, _HUB))
     with _explained(reference):
         try:
             path = huggingface_hub.hf_hub_download(
@@ -189,10 +192,14 @@ def from_hub(reference: str, file: HubFile) -> pathlib.Path | None:
                 cache_dir=cache_folder() / 'huggingface' if own_cache else None,
                 # Read now, and not when the library was imported.
                 endpoint=os.environ.get(HUB_VARIABLE),
+                # Otherwise it tries for half a minute.
+                local_files_only=bool(offline),
             )
         except EntryNotFoundError as error:
             # Offline, 'not in the cache' is an entry that is not found as well.
             if isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError):
+                if offline:
+                    raise DownloadError(reference, offline) from error
                 raise
             return None
     return pathlib.Path(path)
@@ -293,6 +300,8 @@ def _explained(reference: str) -> Iterator[None]:
 
     try:
         yield
+    except DownloadError:
+        raise
     except _Refused as error:
         raise DownloadError(reference, str(error)) from error
     except requests.RequestException as error:

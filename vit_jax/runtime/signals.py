@@ -1,6 +1,8 @@
 """How a run ends early: the first signal asks, the second one insists."""
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -19,6 +21,21 @@ class Interrupted(SystemExit):
         super().__init__(128 + signum)
         self.signum = signum
         self.step = step
+
+
+def send_again(lost: 'sys.UnraisableHookArgs') -> None:
+    """A `sys.unraisablehook` for which no Ctrl-C is lost.
+
+    Python prints and forgets what is raised inside callbacks: finalizers, weak
+    references, the garbage collector's, of which JAX has one.
+
+    Args:
+        lost: what could not be raised.
+    """
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 class Interruption:

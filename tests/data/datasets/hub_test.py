@@ -10,6 +10,7 @@ from PIL import Image
 
 from vit_jax.data import open
 from vit_jax.data.datasets import hub
+from vit_jax.files import network
 
 
 def test_missing_library(monkeypatch):
@@ -162,6 +163,7 @@ def test_unknown_name(datasets, monkeypatch, tmp_path):
         raise ConnectionError('no\nnetwork')
 
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    monkeypatch.setattr(network, 'unreachable', lambda address: '')
     with pytest.raises(ValueError, match=r'hf:owner/name:big cannot .*: no network'):
         hub.open_hub('owner/name:big')
     assert asked == [('owner/name', 'big')]

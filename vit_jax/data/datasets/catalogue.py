@@ -3,15 +3,18 @@
 import contextlib
 import fcntl
 import importlib
+import itertools
 import os
 import pathlib
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator
 
 import tensorflow_datasets as tfds
 
 from vit_jax.data import sources
 from vit_jax.data.datasets import prepared
+from vit_jax.files import network
 from vit_jax.words import suggest
 
 # What we prepare ourselves: name -> module and class.
@@ -21,6 +24,10 @@ BUILDERS = {
     'digits': ('vit_jax.data.datasets.digits', 'Digits'),
 }
 _NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?')
+
+
+class UnreachableError(ValueError):
+    """No server that has the data can be reached."""
 
 
 def default_data_dir() -> pathlib.Path:
@@ -106,9 +113,12 @@ def _prepare(
     )
     try:
         builder = make()
+        _require_network(name, builder, root, download.manual_dir)
         builder.download_and_prepare(
             file_format='array_record', download_config=download
         )
+    except UnreachableError:
+        raise
     except Exception as error:  # whatever builders and their libraries raise
         if _needs_tensorflow(error):
             raise ValueError(
@@ -121,6 +131,33 @@ def _prepare(
             f'(archives that you have go into {root}/downloads/manual)'
         ) from error
     return pathlib.Path(builder.data_dir)
+
+
+def _require_network(
+    name: str,
+    builder: tfds.core.DatasetBuilder,
+    root: pathlib.Path,
+    manual_dir: str | None,
+) -> None:
+    """Raises an error where nothing of a dataset is here and no server can be reached.
+
+    TFDS by itself tries for more than three minutes.
+    """
+    downloads = root / 'downloads'
+    here = itertools.chain(
+        downloads.rglob('*.INFO'),
+        downloads.glob('manual/*'),
+        pathlib.Path(manual_dir or downloads).glob('*.*'),
+    )
+    if any(here):
+        return
+    servers = {urllib.parse.urlsplit(url)[:2] for url in builder.url_infos or ()}
+    reasons = [network.unreachable(f'{scheme}://{host}') for scheme, host in servers]
+    if reasons and all(reasons):
+        raise UnreachableError(
+            f'{name} is not in {root} and must be downloaded, but {reasons[0]} '
+            f'(Archives that you have go into {downloads}/manual.)'
+        )
 
 
 def _needs_tensorflow(error: BaseException | None) -> bool:

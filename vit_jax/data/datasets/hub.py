@@ -1,13 +1,16 @@
 """Datasets of the Hugging Face `datasets` library: hf:owner/name or hf:/local/path."""
 
+import contextlib
 import hashlib
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from vit_jax.data import sources
+from vit_jax.files import network
 from vit_jax.runtime import extras
 
 # Which feature is meant where a dataset has several of the right type.
@@ -115,7 +118,34 @@ def _load(name: str) -> Mapping[str, Any]:
     if path.is_absolute() or name.startswith(('.', '~')):
         raise FileNotFoundError(f'no directory {path}')
     repository, _, config = name.partition(':')
-    return datasets.load_dataset(repository, config or None)
+    server = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
+    if not (reason := network.unreachable(server)):
+        return datasets.load_dataset(repository, config or None)
+    try:
+        with _offline():  # what was loaded before is here
+            return datasets.load_dataset(repository, config or None)
+    except Exception as error:
+        raise ConnectionError(reason) from error
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Lets the libraries look only on this machine: they would try for half a minute.
+
+    It is what HF_HUB_OFFLINE=1 does, which they read when they are imported.
+    """
+    import datasets
+    import huggingface_hub
+
+    places = datasets.config, huggingface_hub.constants
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _choose(
