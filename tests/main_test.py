@@ -207,4 +207,4 @@ def test_help_lists_the_keys(capsys):
     with pytest.raises(SystemExit) as end:
         main.main(['main', '--config=quickstart.py', '--help'])
     assert end.value.code == 0
-    assert '--config.total_steps=1500' in capsys.readouterr().out
+    assert '--config.total_steps=700' in capsys.readouterr().out

@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import processes
 import pytest
 from conftest import GOLDEN
 from flax import traverse_util
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vit_jax import checkpoint, models
+from vit_jax import checkpoint, main, models
 
 FIELDS = (
     'patches',
@@ -329,6 +331,8 @@ def test_incomplete_file(tmp_path):
     assert str(e.value).splitlines()[1:] == [
         '  - missing: Transformer/encoderblock_1/LayerNorm_1/bias (24,)',
         'The file seems to be incomplete, or made by other code.',
+        "If these are new in your model: --config.new_parameters='LayerNorm_1/bias' "
+        'lets them start as the model says.',
     ]
 
 
@@ -382,7 +386,7 @@ def test_stacked_blocks(golden):
 MEMORY = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from vit_jax import checkpoint, models
+from vit_jax import checkpoint, main, models
 
 def status(key):
     with open('/proc/self/status') as f:
@@ -432,3 +436,85 @@ def zoo_file_l16(path):
     params = jax.tree.map(lambda s: np.full(s.shape, 0.5, s.dtype), shapes)
     checkpoint.save(path, params)
     return path
+
+
+class Scaled(nn.Module):
+    """A linear layer of a published model, with a scale that somebody has added."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Dense(4, name='embedding')(images.mean((1, 2)))
+        x = x * self.param('gamma', nn.initializers.constant(1e-5), (4,))
+        return nn.Dense(self.num_classes, name='head')(x)
+
+
+SCALED = models.Family('Scaled', Scaled)
+
+
+@pytest.mark.parametrize(
+    ('expression', 'said'),
+    [
+        ('', "--config.new_parameters='gamma'"),
+        ('gama', 'found in the name of no parameter'),
+        ('gam(', 'no regular expression'),
+        ('embedding', '- missing: gamma'),
+    ],
+)
+def test_a_parameter_that_the_weights_do_not_have(
+    expression, said, photos, tmp_path, capsys
+):
+    """Through the command: refused with what to type, and then trained."""
+    weights = tmp_path / 'weights.npz'
+    rng = np.random.default_rng(0)
+    tree = {
+        'embedding': {'kernel': rng.normal(size=(3, 4)), 'bias': np.ones(4)},
+        'head': {'kernel': np.ones((4, 9)), 'bias': np.ones(9)},
+    }
+    checkpoint.save(weights, jax.tree.map(np.float32, tree))
+    recipe = processes.write_recipe(tmp_path / 'tiny.py', photos)
+    recipe.write_text(
+        recipe.read_text().replace(
+            'return config',
+            f"config.model = {{'family': '{__name__}:SCALED'}}\n"
+            f'    config.pretrained = {str(weights)!r}\n'
+            '    config.base_lr = 0.0\n    return config',
+        )
+    )
+    command = ['main', f'--config={recipe}', f'--workdir={tmp_path}/run']
+    refused = [f'--config.new_parameters={expression}'] if expression else []
+    assert main.main([*command, *refused]) == 2
+    assert said in capsys.readouterr().err
+    assert main.main([*command, '--config.new_parameters=gamma']) == 0
+    log = (tmp_path / 'run' / 'train.log').read_text()
+    assert 'initialised as the model says:\n  gamma (4,)' in log
+    params = checkpoint.load(tmp_path / 'run' / 'model.npz')
+    np.testing.assert_array_equal(params['gamma'], np.full(4, 1e-5, np.float32))
+    np.testing.assert_array_equal(
+        params['embedding']['kernel'], np.float32(tree['embedding']['kernel'])
+    )
+
+
+def test_new_parameters_of_stacked_blocks(tmp_path):
+    """All blocks lack them, or none does."""
+    config = config_of('vit_token')
+    _, shapes = abstract(config, 3, (16, 16), scan_layers=True)
+    with checkpoint.open(GOLDEN / 'vit_token.npz') as weights:
+        arrays = {name: weights[name] for name in weights}
+    scale = 'Transformer/encoderblock_{}/LayerNorm_0/scale'
+    arrays.pop(scale.format(0))
+    path = tmp_path / 'weights.npz'
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match='in some blocks and not in others'):
+        load(path, config, shapes, new_parameters='LayerNorm_0/scale')
+    _, unrolled = abstract(config, 3, (16, 16))
+    params = load(path, config, unrolled, new_parameters='LayerNorm_0/scale')
+    assert flat(params)[scale.format(0)] is flat(unrolled)[scale.format(0)]
+    for i in range(1, config['transformer']['num_layers']):
+        arrays.pop(scale.format(i))
+    np.savez(path, **arrays)
+    params = load(path, config, shapes, new_parameters='LayerNorm_0/scale')
+    (leaf,) = (x for x in jax.tree.leaves(params) if not isinstance(x, np.ndarray)
+               and x.ndim == 2 and x.shape[-1] != 3)  # fmt: skip
+    assert leaf.shape[0] == config['transformer']['num_layers']

@@ -55,8 +55,8 @@ def test_no_dataset_and_no_model():
     ('mean', 'std', 'told'),
     [
         ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), '(123.675,116.28,103.53)'),
-        ((0.5,), (0.5,), '(127.5)'),
-        ((0.0,), (0.25,), '(63.75)'),
+        ((0.5,), (0.5,), '(127.5,)'),
+        ((0.0,), (0.25,), '(63.75,)'),
         ((0.4, 0.4, 0.4), (127.5,), '(102,102,102)'),
     ],
 )
@@ -68,7 +68,7 @@ def test_units_of_pixels(mean, std, told):
     # What it says to write works.
     for key in ('mean', 'std'):
         written = str(raised.value).partition(f'--config.pp.{key}=')[2].split("'")[1]
-        value = tuple(map(float, written.strip('()').split(',')))
+        value = tuple(map(float, written.strip('(,)').split(',')))
         config_lib.set_key(config, f'pp.{key}', value)
     config_lib.check(config)
 

@@ -51,7 +51,7 @@ def load_model(
     with readers.open(reference, best=best, num_heads=num_heads) as weights:
         path = weights.path
         shapes = {name: weights.shape(name) for name in weights}
-        card = card_of(weights)
+        card = weights.card = card_of(weights)
         if num_classes not in (None, 0, card.num_classes):
             raise ValueError(
                 f'{path} has {card.num_classes} classes, not {num_classes}. To train '
@@ -60,13 +60,12 @@ def load_model(
             )
         outputs = card.num_classes if num_classes is None else num_classes
         model = models.from_config(card.model, num_classes=outputs, dtype=dtype)
-        own, size = card, image_size or card.image_size
+        size = image_size or card.image_size
         card = dataclasses.replace(card, image_size=size)
         params = pretrained.fit(
             weights,
             models.weight_shapes(model, size, _channels(shapes)),
             card.model,
-            card=own,
             image_size=size,
             keep_head=outputs > 0,
             class_names=card.class_names,

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,12 @@ def load_pretrained(
     image_size: Sequence[int] | None = None,
     keep_head: bool = False,
     class_names: Sequence[str] | None = None,
+    new_parameters: str = '',
 ) -> dict[str, Any]:
     """Returns a new model's parameters, taken from published-format weights.
 
-    All parameters of the model but a new head must be in the file, and no others.
+    All parameters of the model but a new head, and those that are said to be new, must
+    be in the file, and no others.
     The two may differ in the number of classes (new head), in `pre_logits`, which a
     model without `representation_size` drops together with the old head, in the grid of
     the position embeddings, which are resized as the original does, and in the channels
@@ -54,11 +57,13 @@ def load_pretrained(
         and the class names where both sides have them: the head is then reordered.
       class_names: the new model's class names, one per output. Those of the file
         stand in the card beside it.
+      new_parameters: a regular expression; parameters in whose names it is found may
+        be missing in the file. '': none.
 
     Returns:
       A nested dict like `init_params`, with its dtypes. Arrays lie where the leaf's
-      `sharding` says, in host memory where a leaf has none. A new head's leaves are
-      those of `init_params`, abstract ones included.
+      `sharding` says, in host memory where a leaf has none. The leaves of a new head,
+      and of other new parameters, are those of `init_params`, abstract ones included.
 
     Raises:
       ValueError: the file cannot be read, or it does not fit the model: the message
@@ -69,10 +74,10 @@ def load_pretrained(
             weights,
             init_params,
             model_config,
-            card=weights.card,
             image_size=image_size,
             keep_head=keep_head,
             class_names=class_names,
+            new_parameters=new_parameters,
             place=_place,
         )
 
@@ -82,13 +87,14 @@ def fit(
     init_params: Mapping[str, Any],
     model_config: Config,
     *,
-    card: ModelCard | None,
     image_size: Sequence[int] | None,
     keep_head: bool,
     class_names: Sequence[str] | None,
+    new_parameters: str = '',
     place: Callable[[np.ndarray, Any], Any],
 ) -> dict[str, Any]:
     """Does the work of `load_pretrained`; `place(array, leaf)` puts an array away."""
+    card = weights.card
     leaves = traverse_util.flatten_dict(dict(init_params), sep='/')
     layers = {
         name: weights_lib.layers(name, np.shape(leaf)) for name, leaf in leaves.items()
@@ -111,6 +117,7 @@ def fit(
         dropped = set(adapt.HEAD)
         if not wanted.keys() & set(adapt.PRE_LOGITS):
             dropped |= set(adapt.PRE_LOGITS)
+    new |= _added(weights.path, found, wanted, layers, new_parameters)
     channels = _other_channels(found, wanted)
     _check_fit(weights.path, found, wanted, new, dropped, channels, model_config)
     for name, count in channels.items():
@@ -132,7 +139,7 @@ def fit(
 
     params = {}
     for name, leaf in leaves.items():
-        if name in new:
+        if (layers[name] or [name])[0] in new:
             params[name] = leaf
         elif layers[name]:
             stacked = np.empty(leaf.shape, leaf.dtype)
@@ -142,6 +149,35 @@ def fit(
         else:
             params[name] = place(read(name).astype(leaf.dtype, copy=False), leaf)
     return traverse_util.unflatten_dict(params, sep='/')
+
+
+def _added(
+    path: pathlib.Path,
+    found: adapt.Shapes,
+    wanted: adapt.Shapes,
+    layers: Mapping[str, Sequence[str]],
+    expression: str,
+) -> set[str]:
+    """Returns the parameters that are missing in a file and said to be new, and tells.
+
+    Raises:
+      ValueError: blocks are stacked, and only some of them have such a parameter.
+    """
+    if not expression:
+        return set()
+    missing = {name: wanted[name] for name in wanted if name not in found}
+    added = {name for name in missing if re.search(expression, name)}
+    for members in layers.values():
+        if 0 < len(added.intersection(members)) < len(members):
+            raise ValueError(
+                f'{path} has {members[0]} in some blocks and not in others: stacked '
+                'blocks cannot start so, take --config.scan_layers=False'
+            )
+    if added:
+        lines = adapt.compare({}, {name: missing[name] for name in added})
+        told = '\n  '.join(line.removeprefix('- missing: ') for line in lines)
+        log.info('Not in %s, initialised as the model says:\n  %s', path, told)
+    return added
 
 
 def _check_fit(
@@ -168,7 +204,20 @@ def _check_fit(
             f'{path} does not fit the model{f" {name}" if name else ""}:\n  '
             + '\n  '.join(lines)
             + f'\n{architecture.remedy(found, model_config)}'
+            + _if_new(shapes, required)
         )
+
+
+def _if_new(shapes: adapt.Shapes, required: adapt.Shapes) -> str:
+    """Returns what to type if all that is missing is meant to be new, or ''."""
+    missing = [name for name in required if name not in shapes]
+    if not missing or len(missing) == len(required) or shapes.keys() - required.keys():
+        return ''
+    ends = dict.fromkeys('/'.join(name.split('/')[-2:]) for name in missing)
+    return (
+        f"\nIf these are new in your model: --config.new_parameters='{'|'.join(ends)}' "
+        'lets them start as the model says.'
+    )
 
 
 def _other_channels(found: adapt.Shapes, wanted: adapt.Shapes) -> dict[str, int]:

@@ -6,8 +6,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.config.gone import GONE, GONE_WHAT
-from vit_jax.config.keys import KEYS, MODEL_KEYS_WITH_NONE
+from vit_jax.config.keys import KEYS
 from vit_jax.words.suggest import did_you_mean
+
+# Keys of models that may be None; those of keys.py say it themselves.
+_MODEL_KEYS_WITH_NONE = frozenset(
+    {
+        'model.gelu',
+        'model.norm_epsilon',
+        'model.representation_size',
+        'model.resnet',
+    }
+)
 
 
 def default() -> ConfigDict:
@@ -73,7 +83,7 @@ def is_what(name: str) -> bool:
 
 def keys_with_none() -> list[str]:
     """Returns the keys that may be None."""
-    return sorted({*MODEL_KEYS_WITH_NONE, *(n for n, key in KEYS.items() if key.none)})
+    return sorted({*_MODEL_KEYS_WITH_NONE, *(n for n, key in KEYS.items() if key.none)})
 
 
 def set_key(config: ConfigDict, name: str, value: Any) -> None:

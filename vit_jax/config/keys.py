@@ -58,6 +58,11 @@ GROUPS: dict[str, dict[str, Key]] = {
             False,
             "Keep the head of the weights, where its classes agree with the dataset's.",
         ),
+        'new_parameters': Key(
+            '',
+            'A regular expression: parameters with it in their names, such as a '
+            "LayerScale that you have added, may be missing in the weights. '': none.",
+        ),
     },
     'The data': {
         'dataset': Key(
@@ -389,12 +394,3 @@ GROUPS: dict[str, dict[str, Key]] = {
 KEYS: dict[str, Key] = {
     name: key for group in GROUPS.values() for name, key in group.items()
 }
-# Keys of models that may be None, besides those above.
-MODEL_KEYS_WITH_NONE = frozenset(
-    {
-        'model.gelu',
-        'model.norm_epsilon',
-        'model.representation_size',
-        'model.resnet',
-    }
-)

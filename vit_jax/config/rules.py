@@ -55,7 +55,8 @@ def _pixels_are_bytes(config: ConfigDict) -> None:
 
         def scaled(values: Sequence[float]) -> str:
             unit = 255 if max(values) <= 1 else 1
-            return ','.join(f'{unit * value:g}' for value in values) + ','
+            listed = ','.join(f'{unit * value:g}' for value in values)
+            return f'{listed},' if len(values) == 1 else listed
 
         raise ValueError(
             f'config.pp.mean is {tuple(mean)} and config.pp.std {tuple(std)}: these '
@@ -67,6 +68,17 @@ def _pixels_are_bytes(config: ConfigDict) -> None:
 def _head_is_from_weights(config: ConfigDict) -> None:
     if config.keep_head and config.pretrained is None:
         raise ValueError('config.keep_head is set, but config.pretrained is None.')
+
+
+def _new_parameters_are_of_the_model(config: ConfigDict) -> None:
+    if not config.new_parameters:
+        return
+    if config.pretrained is None:
+        raise ValueError(
+            f'config.new_parameters is {config.new_parameters!r}, but '
+            'config.pretrained is None: all parameters are new.'
+        )
+    _named_parameters(config, 'new_parameters')
 
 
 def _data_and_model_are_named(config: ConfigDict) -> None:
@@ -156,23 +168,8 @@ def _some_learn(config: ConfigDict) -> None:
     """Raises a ValueError unless some parameters are frozen and others can learn."""
     if not config.frozen:
         return
-    try:
-        expression = re.compile(config.frozen)
-    except re.error as error:
-        raise ValueError(
-            f'config.frozen is {config.frozen!r}, which is no regular expression: '
-            f'{error}.'
-        ) from error
     names = parameter_names(config)
-    frozen = {name for name in names if expression.search(name)}
-    if not frozen:
-        scopes = ['/'.join(name.split('/')[:-1][:2]) or name for name in names]
-        some = dict.fromkeys(re.sub(r'\d+', '*', scope) for scope in scopes)
-        raise ValueError(
-            f'config.frozen is {config.frozen!r}, which is found in the name of no '
-            f'parameter.{did_you_mean(config.frozen, names)} There are '
-            f'{", ".join(some)}.'
-        )
+    frozen = _named_parameters(config, 'frozen')
     if frozen == set(names):
         raise ValueError(
             f'config.frozen is {config.frozen!r}, which is found in the names of all '
@@ -190,12 +187,38 @@ def _some_learn(config: ConfigDict) -> None:
         )
 
 
+def _named_parameters(config: ConfigDict, key: str) -> set[str]:
+    """Returns the names of parameters in which a key's regular expression is found.
+
+    Raises:
+        ValueError: it is none, or found nowhere.
+    """
+    try:
+        expression = re.compile(config[key])
+    except re.error as error:
+        raise ValueError(
+            f'config.{key} is {config[key]!r}, which is no regular expression: {error}.'
+        ) from error
+    names = parameter_names(config)
+    found = {name for name in names if expression.search(name)}
+    if not found:
+        scopes = ['/'.join(name.split('/')[:-1][:2]) or name for name in names]
+        some = dict.fromkeys(re.sub(r'\d+', '*', scope) for scope in scopes)
+        raise ValueError(
+            f'config.{key} is {config[key]!r}, which is found in the name of no '
+            f'parameter.{did_you_mean(config[key], names)} There are '
+            f'{", ".join(some)}.'
+        )
+    return found
+
+
 _RULES = (
     _pixels_are_bytes,
     _trace_is_in_the_run,
     _patience_has_val,
     _head_is_from_weights,
     _data_and_model_are_named,
+    _new_parameters_are_of_the_model,
     _model_can_be_trained,
     _patches_cover_images,
     _channels_have_their_numbers,

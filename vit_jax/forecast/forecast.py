@@ -161,10 +161,10 @@ def _check_weights(program: Program, class_names: tuple[str, ...]) -> None:
             _Unread(weights),
             models.unstack(program.shapes.params),
             config.model,
-            card=weights.card,
             image_size=config_lib.image_size(config),
             keep_head=config.keep_head,
             class_names=class_names,
+            new_parameters=config.new_parameters,
             place=lambda array, leaf: leaf,
         )
 

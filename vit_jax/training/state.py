@@ -156,6 +156,7 @@ class Initializer:
                 image_size=config_lib.image_size(self._config),
                 keep_head=self._config.keep_head,
                 class_names=class_names,
+                new_parameters=self._config.new_parameters,
             )
         variables = models.variables(self._initialize_missing(weights))
         in_place = {'params': variables.pop('params'), 'model_state': variables}
