@@ -87,3 +87,28 @@ def test_matching_models():
 def test_config_from_name(stem, name):
     config = architecture.config_from_name(stem)
     assert (config and config['model_name']) == name
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'expected'),
+    [
+        ('ViT-Ti_16', {}, 'ViT-Ti_16'),
+        ('ViT-Ti_16', {'representation_size': 192}, 'ViT-Ti_16'),
+        ('ViT-Ti_16', {'hidden_size': 96}, 'width 96, depth 12, heads 3'),
+        ('ViT-Ti_16', {'transformer.num_layers': 4}, 'depth 4'),
+        ('ViT-Ti_16', {'transformer.num_heads': 6}, 'heads 6'),
+        ('ViT-Ti_16', {'patches.size': (8, 8)}, 'patch 8x8'),
+        ('ViT-Ti_16', {'classifier': 'gap'}, 'class token no'),
+        ('R+ViT-Ti_16', {'resnet.width_factor': 0.25}, 'ResNet width 16'),
+        ('Mixer-S_16', {'num_blocks': 2}, 'MLP-Mixer (width 512, depth 2'),
+        ('mine', {}, 'mine'),
+    ],
+)
+def test_a_name_is_that_of_the_published_model_or_none(name, change, expected):
+    config = models.get_config('ViT-Ti_16' if name == 'mine' else name)
+    config.model_name = name
+    config.update_from_flattened_dict(change)
+    found = architecture.true_name(config)
+    assert expected in found
+    assert name in ('mine', found) or not found.startswith(name)
+    assert (found == name) == (expected == name)

@@ -89,6 +89,11 @@ def command(*arguments):
     return export.main([str(argument) for argument in arguments])
 
 
+def alone(*arguments):
+    """Exports the model itself, for images that are normalized already."""
+    return command(*arguments, '--preprocessing', 'none')
+
+
 def save(folder, config=VIT, *, num_classes=4, channels=3, **card):
     """Writes a tiny model and its card; returns the folder."""
     from vit_jax import models
@@ -148,7 +153,7 @@ def test_any_batch_to_the_bit(config, dtype, tmp_path):
     results = []
     for weights in ('inside', 'beside'):
         out = tmp_path / weights
-        assert command(reference, out, '--weights', weights, '--dtype', dtype) == 0
+        assert alone(reference, out, '--weights', weights, '--dtype', dtype) == 0
         exported = read(out)
         assert exported.platforms == ('cpu', 'cuda', 'tpu')
         # Portable: nothing of one platform's libraries.
@@ -174,7 +179,7 @@ def test_any_batch_to_the_bit(config, dtype, tmp_path):
 
 def test_the_run_dtype_is_kept(tmp_path):
     reference = save(tmp_path / 'run', source={'dtype': 'bfloat16'})
-    assert command(reference, tmp_path / 'out') == 0
+    assert alone(reference, tmp_path / 'out') == 0
     found = read(tmp_path / 'out').call(images())['logits']
     assert (
         np.asarray(found).tobytes()
@@ -242,7 +247,9 @@ def test_a_crop_larger_than_the_resize(tmp_path, capsys):
     reference = save(tmp_path / 'run', resize=19)
     assert command(reference, tmp_path / 'o', '--preprocessing', 'resize') == 2
     assert 'resizes to 19 pixels' in capsys.readouterr().err
-    assert command(reference, tmp_path / 'o', '--preprocessing', 'normalize') == 0
+    assert command(reference, tmp_path / 'o') == 0
+    card = json.loads((tmp_path / 'o' / 'model.json').read_text())
+    assert card['source']['export']['preprocessing'] == 'normalize'
 
 
 @pytest.mark.parametrize('weights', ['inside', 'beside'])
@@ -250,7 +257,8 @@ def test_the_script_with_nothing_but_jax(model_dir, weights, tmp_path, run_alone
     out = tmp_path / 'exported'
     subprocess.run(
         [sys.executable, '-W', 'error', '-m', 'vit_jax.export', model_dir, out,
-         '--weights', weights, '--output', 'logits', '--output', 'probabilities'],
+         '--weights', weights, '--output', 'logits', '--output', 'probabilities',
+         '--preprocessing', 'none'],
         check=True,
     )  # fmt: skip
     np.save(tmp_path / 'x.npy', images(11))
@@ -272,7 +280,7 @@ def test_the_script_with_nothing_but_jax(model_dir, weights, tmp_path, run_alone
 
 def test_the_script_and_photos(model_dir, tmp_path, run_alone):
     out = tmp_path / 'exported'
-    assert command(model_dir, out, '--preprocessing', 'resize') == 0
+    assert command(model_dir, out) == 0
     for i, size in enumerate([(31, 20), (8, 90)]):
         pixels = np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f'{i}.png')
@@ -294,7 +302,7 @@ def test_the_script_and_photos(model_dir, tmp_path, run_alone):
 
 def test_what_the_script_refuses(model_dir, tmp_path, run_alone):
     out, x = tmp_path / 'exported', tmp_path / 'x.npy'
-    assert command(model_dir, out, '--platforms', 'tpu') == 0
+    assert alone(model_dir, out, '--platforms', 'tpu') == 0
     np.save(x, images())
 
     def told(*arguments):
@@ -306,7 +314,7 @@ def test_what_the_script_refuses(model_dir, tmp_path, run_alone):
     assert 'exported for tpu; this is cpu' in told(out, x)
     assert 'No such file' in told(tmp_path / 'nothing', x)
     out = tmp_path / 'again'
-    assert command(model_dir, out) == 0
+    assert alone(model_dir, out) == 0
     np.save(x, images(3, 3, 'uint8'))
     assert 'is uint8[3, 12, 20, 3], this export takes float32[b, 12,' in told(out, x)
     np.save(x, images()[0])
@@ -340,20 +348,20 @@ def test_weights_that_are_too_large_for_inside(
     model_dir, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(options, 'MAX_INSIDE', 1000)
-    assert command(model_dir, tmp_path / 'out') == 0
+    assert alone(model_dir, tmp_path / 'out') == 0
     assert (tmp_path / 'out/model.safetensors').exists()
     size = (tmp_path / 'out/model.stablehlo').stat().st_size
-    assert command(model_dir, tmp_path / 'in', '--weights', 'inside') == 2
+    assert alone(model_dir, tmp_path / 'in', '--weights', 'inside') == 2
     assert 'do not fit inside' in capsys.readouterr().err
     monkeypatch.undo()
-    assert command(model_dir, tmp_path / 'in') == 0
+    assert alone(model_dir, tmp_path / 'in') == 0
     assert not (tmp_path / 'in/model.safetensors').exists()
     assert (tmp_path / 'in/model.stablehlo').stat().st_size > size
 
 
 def test_the_weights_beside_are_read_by_the_format_s_own_library(model_dir, tmp_path):
     safetensors = pytest.importorskip('safetensors.numpy')
-    assert command(model_dir, tmp_path / 'out', '--weights', 'beside') == 0
+    assert alone(model_dir, tmp_path / 'out', '--weights', 'beside') == 0
     arrays = safetensors.load_file(tmp_path / 'out/model.safetensors')
     with checkpoint.open(model_dir) as wanted:
         assert {n: x.tobytes() for n, x in arrays.items()} == {
@@ -363,7 +371,7 @@ def test_the_weights_beside_are_read_by_the_format_s_own_library(model_dir, tmp_
 
 def test_a_model_without_head(tmp_path, run_alone):
     reference = save(tmp_path / 'run', num_classes=0)
-    assert command(reference, tmp_path / 'out') == 0
+    assert alone(reference, tmp_path / 'out') == 0
     found = read(tmp_path / 'out').call(images())
     assert list(found) == ['pre_logits/features']
     wanted = answers(reference, images())
@@ -409,7 +417,7 @@ def test_user_errors(model_dir, tmp_path, arguments, message, capsys):
 
 
 def test_gpu_is_cuda(model_dir, tmp_path):
-    assert command(model_dir, tmp_path / 'out', '--platforms', 'gpu, cpu') == 0
+    assert alone(model_dir, tmp_path / 'out', '--platforms', 'gpu, cpu') == 0
     assert read(tmp_path / 'out').platforms == ('cuda', 'cpu')
 
 
@@ -434,7 +442,7 @@ def test_what_a_killed_export_left_is_replaced(model_dir, tmp_path):
     left = tmp_path / '.out.tmp'
     left.mkdir()
     (left / 'model.safetensors').write_bytes(b'half')
-    assert command(model_dir, tmp_path / 'out') == 0
+    assert alone(model_dir, tmp_path / 'out') == 0
     assert not left.exists()
     assert not (tmp_path / 'out/model.safetensors').exists()
 
@@ -460,7 +468,7 @@ def test_without_the_libraries(model_dir, tmp_path, monkeypatch, capsys):
         (VIT, 'none', 'inside'),
         (VIT, 'normalize', 'beside'),
         ({**VIT, 'gelu': 'exact', 'classifier': 'gap'}, 'none', 'inside'),
-        (MIXER, 'normalize', 'inside'),
+        (MIXER, 'auto', 'inside'),
         (HYBRID, 'none', 'inside'),
     ],
 )
@@ -480,7 +488,7 @@ def test_onnx(config, preprocessing, weights, tmp_path):
     for n in (1, 3, 8):
         x = images(n, dtype=told['input']['dtype'])
         probabilities, logits = session.run(['probabilities', 'logits'], {'images': x})
-        if preprocessing == 'normalize':
+        if preprocessing != 'none':
             x = ops.ValueRange(**card)(x)
         wanted = answers(reference, x)
         np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)

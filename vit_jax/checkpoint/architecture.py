@@ -36,6 +36,24 @@ def of_config(model_config: Config) -> Facts:
     return {'family': family.name, **family.facts_of_config(model_config)}
 
 
+def true_name(model_config: Config) -> str | None:
+    """Returns a model's name; or what it is, if it bears a published name wrongly.
+
+    A recipe's `ViT-Ti_16` of another depth is none that anybody has published.
+    """
+    name = model_config.get('model_name')
+    if name not in models.MODEL_CONFIGS:
+        return name
+    facts = of_config(model_config)
+    if facts == of_config(models.MODEL_CONFIGS[name]):
+        return name
+    family = facts.pop('family')
+    told = ', '.join(
+        f'{key} {_show(value)}' for key, value in facts.items() if value is not None
+    )
+    return f'{family} ({told})'
+
+
 def config_of_weights(shapes: Shapes) -> dict[str, Any]:
     """Returns the configuration of the network that has these weights.
 

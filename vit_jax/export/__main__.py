@@ -1,7 +1,7 @@
 """Exports a model to run elsewhere: StableHLO for anything that has XLA, or ONNX.
 
     python -m vit_jax.export runs/flowers exported
-    python scripts/run_exported.py exported images.npy
+    python scripts/run_exported.py exported rose.jpg
 
 OUT is a new folder:
 
@@ -11,10 +11,10 @@ OUT is a new folder:
 
 Images come in any number b, at once, on any of the platforms. What they are:
 
+    --preprocessing resize      uint8 (b h w c) of any size, decoded photos: the default
+    --preprocessing normalize   uint8 (b h w c) of the card's size (ONNX's default)
     --preprocessing none        float32 (b h w c) of the card's size, already normalized
                                 by its mean and std: what the model itself takes
-    --preprocessing normalize   uint8 (b h w c) of the card's size
-    --preprocessing resize      uint8 (b h w c) of any size: decoded photos
 
 Decoding files is never included. The outputs are those of the model to the bit where
 both run on the same backend; with `resize`, whose arithmetic is OpenCV's only up to
@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('out', metavar='OUT', nargs='*', help='a folder to be made')
     parser.add_argument('--to', choices=FORMATS, default='stablehlo')
     parser.add_argument(
-        '--preprocessing', choices=PREPROCESSING, default='none',
-        help='what is included; default: none',
+        '--preprocessing', choices=PREPROCESSING, default='auto',
+        help='what is included; default: as much as the format can hold',
     )  # fmt: skip
     parser.add_argument(
         '--output', metavar='NAME', action='append',

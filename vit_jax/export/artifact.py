@@ -12,9 +12,15 @@ from flax import traverse_util
 from jaxtyping import Array, Shaped
 
 from vit_jax import checkpoint
+from vit_jax.data.images.preprocess import Preprocess
 from vit_jax.export import onnx, stablehlo
 from vit_jax.export.options import Options
-from vit_jax.export.preprocessing import check_resize, normalize, prepare
+from vit_jax.export.preprocessing import (
+    check_resize,
+    normalize,
+    prepare,
+    resizes_like_evaluation,
+)
 from vit_jax.words.suggest import check_one_of
 
 # How each format is written.
@@ -59,8 +65,7 @@ def export(
     predictor = Predictor.load(
         reference, best=best, num_heads=num_heads, dtype=options.dtype
     )
-    if options.preprocessing == 'resize':
-        check_resize(predictor.preprocess)
+    preprocessing = _included(options, predictor.preprocess)
     outputs = options.outputs or [
         'logits' if predictor.model.num_classes else 'pre_logits/features'
     ]
@@ -69,8 +74,8 @@ def export(
     # On the host: the artifact must not remember the devices of this machine.
     params = jax.device_get(traverse_util.flatten_dict(predictor.params, sep='/'))
     inside = options.inside(sum(array.nbytes for array in params.values()))
-    function = serving_function(predictor, options.preprocessing, outputs)
-    images = _images(predictor, options.preprocessing)
+    function = serving_function(predictor, preprocessing, outputs)
+    images = _images(predictor, preprocessing)
 
     with _new_folder(path) as folder:
         write = _WRITERS[to]
@@ -81,12 +86,26 @@ def export(
                 'shape': list(images[0]),
                 'dtype': images[1],
             },
-            'preprocessing': options.preprocessing,
+            'preprocessing': preprocessing,
             'dtype': str(getattr(predictor.model, 'dtype', 'float32')),
         }
         source = {**predictor.card.source, 'export': written}
         dataclasses.replace(predictor.card, source=source).save(folder / 'model.json')
     return written
+
+
+def _included(options: Options, preprocess: Preprocess) -> str:
+    """Returns what is done inside, 'auto' resolved.
+
+    Raises:
+        ValueError: 'resize' would not do what evaluation does with photos.
+    """
+    if options.preprocessing == 'resize':
+        check_resize(preprocess)
+    if options.preprocessing != 'auto':
+        return options.preprocessing
+    can_resize = options.to != 'onnx' and resizes_like_evaluation(preprocess)
+    return 'resize' if can_resize else 'normalize'
 
 
 def serving_function(
@@ -96,7 +115,7 @@ def serving_function(
 
     Args:
         predictor: a `Predictor`.
-        preprocessing: of PREPROCESSING.
+        preprocessing: of PREPROCESSING, resolved.
         outputs: of `Predictor.feature_names`.
 
     Returns:

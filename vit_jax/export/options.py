@@ -7,7 +7,7 @@ from vit_jax.runtime import extras
 from vit_jax.words.suggest import check_one_of
 
 FORMATS = ('stablehlo', 'onnx')
-PREPROCESSING = ('none', 'normalize', 'resize')
+PREPROCESSING = ('auto', 'none', 'normalize', 'resize')
 WEIGHTS = ('auto', 'inside', 'beside')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 KNOWN_PLATFORMS = (*PLATFORMS, 'rocm')
@@ -26,7 +26,8 @@ class Options:
     Attributes:
         to: of FORMATS.
         dtype: of the computation; default: as in training. ONNX: float32.
-        preprocessing: of PREPROCESSING, what is done inside.
+        preprocessing: of PREPROCESSING, what is done inside; 'auto': as much as the
+            format and the card let, so that the artifact takes photos.
         outputs: of `Predictor.feature_names`; default: logits, of a model without head
             the pre-logits.
         weights: of WEIGHTS; 'auto' puts up to MAX_INSIDE bytes inside.
@@ -35,7 +36,7 @@ class Options:
 
     to: str = 'stablehlo'
     dtype: str = ''
-    preprocessing: str = 'none'
+    preprocessing: str = 'auto'
     outputs: Sequence[str] = ()
     weights: str = 'auto'
     platforms: Sequence[str] = PLATFORMS

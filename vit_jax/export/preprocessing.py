@@ -32,12 +32,17 @@ def prepare(
     return (images - jnp.float32(preprocess.mean)) / jnp.float32(preprocess.std)
 
 
-def check_resize(preprocess: Preprocess) -> None:
-    """Raises a ValueError if `resize` does not do what evaluation does.
+def resizes_like_evaluation(preprocess: Preprocess) -> bool:
+    """Returns whether `resize` does what evaluation does.
 
     A crop that is larger than the image after the resize is enlarged once more there.
     """
-    if preprocess.resize is not None and preprocess.resize < max(preprocess.size):
+    return preprocess.resize is None or preprocess.resize >= max(preprocess.size)
+
+
+def check_resize(preprocess: Preprocess) -> None:
+    """Raises a ValueError if `resize` does not do what evaluation does."""
+    if not resizes_like_evaluation(preprocess):
         raise ValueError(
             f'the card resizes to {preprocess.resize} pixels and then enlarges that to '
             f'{preprocess.size}: --preprocessing resize does not'

@@ -14,6 +14,8 @@ from vit_jax.data import Source
 
 log = logging.getLogger(__name__)
 
+# They decide nothing.
+_NAMES = {'model.model_name'}
 # Of the differences to an earlier start, those of what is looked at only at the end.
 _TEST = ('config.pp.test:', 'fingerprint of test examples:')
 
@@ -83,7 +85,7 @@ def differences(
     before = config_lib.flatten(config_lib.default()) | before
     gone = {key: before.pop(key) for key in config_lib.GONE if key in before}
     # Other examples may have another name; the same ones may be in another place.
-    keys = {key for key in {*before, *now} if config_lib.is_what(key)}
+    keys = {key for key in {*before, *now} if config_lib.is_what(key)} - _NAMES
     if not all(line.startswith(_TEST) for line in other):
         keys.add('dataset')
     settings = [

@@ -208,6 +208,8 @@ def checked(config: ConfigDict) -> ConfigDict:
     config_lib.complete(config)
     hosts.agree(keys_all_hosts_share(config) | {'the code': hosts.code(), **versions()})
     config_lib.check(config, num_devices=jax.device_count())
+    if 'model_name' in config.model:
+        config.model.model_name = checkpoint.architecture.true_name(config.model)
     # Whether there are such, perhaps in the user's own code.
     task_of(config.task)
     optim.optimizer_of(config.optimizer)
