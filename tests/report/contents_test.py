@@ -12,6 +12,7 @@ from conftest import make_photos, tiny_config
 
 from vit_jax import evaluate, models, train
 from vit_jax.report import __main__ as report
+from vit_jax.report import contents
 
 # Names that would break a page that does not escape them, or its layout.
 CLASSES = ('<b>cat & dog<b>', 'dog' + 'o' * 60 + 'g', 'e\'el "x"')
@@ -60,9 +61,55 @@ def test_it_says_what_evaluate_says(run, capsys):
 def test_mistakes_have_photo_and_attention(run, capsys):
     page = written(capsys, run)
     num_mistakes = int(re.search(r'(\d+) of 6\s+images are mistaken', page)[1])
-    assert page.count('src="data:image/jpeg;base64,') == 2 * num_mistakes > 0
+    mistakes = page.partition('id="mistakes"')[2].partition('</section>')[0]
+    assert mistakes.count('src="data:image/jpeg;base64,') == 2 * num_mistakes > 0
     assert html.escape(CLASSES[0]) in page
     assert '<b>cat' not in page
+
+
+def test_the_first_sentence_and_the_images_of_each_class(run, capsys):
+    page = written(capsys, run)
+    text = text_of(page)
+    assert re.search(
+        r'right one of 3 classes for \d+\.\d\d% of the 6 images of test\[60%:\]', text
+    )
+    assert re.search(r'expect \d+\.\d\d% to \d+\.\d\d%: the 95 % confidence', text)
+    images = page.partition('<h2>The images</h2>')[2].partition('</section>')[0]
+    assert 'learned from 24 others' in text_of(images)
+    assert text_of(images).count('8 to learn from') == 3
+    judged = map(int, re.findall(r'(\d+) to judge', text_of(images)))
+    assert sum(judged) == images.count('<img ') == 6
+
+
+def test_nothing_tells_where_files_lie(run, capsys):
+    page = written(capsys, run)
+    assert str(run.parent) not in page
+    assert str(run.parent.parent) not in page
+    assert '\N{HORIZONTAL ELLIPSIS}/photos' in page
+
+
+def test_files_that_were_left_out(tmp_path, capsys):
+    photos = make_photos(tmp_path / 'photos', train=8, test=5)
+    (photos / 'train' / 'cat' / 'page.png').write_text('<html>404</html>')
+    config = tiny_config(photos, skip_corrupt=True, total_steps=2)
+    train.train_and_evaluate(config, tmp_path / 'run')
+    text = text_of(written(capsys, tmp_path / 'run'))
+    assert '1 files are no images' in text
+    assert 'page.png' in text.partition('Left out')[2]
+
+
+def test_each_photo_has_a_scale_of_its_own(run, monkeypatch):
+    """The brightest patch of each is as bright as can be."""
+    seen = []
+    under = contents._under
+    monkeypatch.setattr(
+        contents,
+        '_under',
+        lambda photo, heat: (seen.append(heat), under(photo, heat))[1],
+    )
+    assert report.main([str(run)]) == 0
+    assert seen
+    assert all(heat.max() == 1 for heat in seen)
 
 
 def test_a_run_under_way(run, tmp_path, capsys):
@@ -90,7 +137,7 @@ def test_the_photos_are_gone(run, tmp_path, capsys):
     assert 'without judging the model again' in error
     text = text_of(pathlib.Path(out.strip()).read_text())
     assert 'The model was not judged again' in text
-    assert '/nowhere/photos' in text
+    assert '\N{HORIZONTAL ELLIPSIS}/photos' in text
     assert 'What it has learned' in text
 
 
@@ -175,6 +222,16 @@ def test_in_a_browser(run, capsys, tmp_path, width, scheme):
         assert page.evaluate(OVERFLOWING) == []
         broken = '[...document.images].filter(i => !i.naturalWidth).length'
         assert page.evaluate(broken) == 0
+        small = page.query_selector('.mistake img').bounding_box()
+        page.click('.mistake .open')
+        large = page.query_selector('.mistake img').bounding_box()
+        assert large['width'] >= min(1.5 * small['width'], width - 40)
+        assert page.evaluate('document.documentElement.scrollWidth') <= width
+        page.click('.mistake .close')
+        assert (
+            page.query_selector('.mistake img').bounding_box()['width']
+            == (small['width'])
+        )
         light = page.evaluate(
             'getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 128'
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vit_jax.command_line import arguments, terminal
 
 if TYPE_CHECKING:
+    from vit_jax import data
     from vit_jax.evaluation.judgement import Judgement
     from vit_jax.inference.predictor import Predictor
 
@@ -94,6 +95,7 @@ def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]
     from vit_jax.checkpoint import references
     from vit_jax.inference.predictor import Predictor
     from vit_jax.report import contents
+    from vit_jax.report.private import without_paths
 
     weights = references.resolve(arguments.checkpoint_of(args), best=args.best)
     predictor = Predictor.load(weights, num_heads=args.num_heads)
@@ -101,15 +103,17 @@ def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]
     values |= contents.model_part(predictor)
     try:
         judgement = _judgement(args, predictor)
+        train = _trained_on(args, predictor)
     except (ValueError, OSError) as error:
         # The data may be gone; the rest of the report is still worth having.
         if args.dataset or args.split:
             raise
         print(f'report: without judging the model again: {error}', file=sys.stderr)
-        return values | {'not_judged': str(error)}, 1
+        return values | {'not_judged': without_paths(str(error))}, 1
     values['judged'] = {
         **judgement.about,
         **contents.judged_part(predictor, judgement),
+        **contents.data_part(predictor, judgement, train),
     }
     return values, int(judgement.num_skipped > 0)
 
@@ -128,6 +132,16 @@ def _judgement(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement':
         )
     dataset = arguments.dataset_of(args, predictor.card)
     return judgement.with_source(dataset.source(judgement.about['split']))
+
+
+def _trained_on(
+    args: argparse.Namespace, predictor: 'Predictor'
+) -> 'data.Source | None':
+    """Returns the images that the model was trained on, if these are of that data."""
+    split = predictor.card.source.get('train_split')
+    if not split or not arguments.is_own(args, predictor.card):
+        return None
+    return arguments.dataset_of(args, predictor.card).source(split)
 
 
 def _number(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import csv
 import dataclasses
 import io
 import json
@@ -21,14 +22,29 @@ from vit_jax.evaluation import intervals
 from vit_jax.evaluation.judgement import Judgement
 from vit_jax.inference.predictor import Predictor
 from vit_jax.models import shape_table, shape_trace
+from vit_jax.report.private import without_paths
 from vit_jax.visualize import curves as curves_lib
 from vit_jax.visualize import drawing, figures, judged, views
 
 # Mistakes that are shown, and over how many images attention distance is averaged.
 _MISTAKES = 12
 _IMAGES = 64
-# Photos in the page, pixels on the longer side.
-_PHOTO = 320
+# Photos in the page, pixels on the longer side: mistakes, which can be enlarged, and
+# examples of the classes, so many of so many.
+_PHOTO, _SMALL = 480, 96
+_CLASSES, _EXAMPLES = 20, 4
+# Reading the labels of more training images than this may take minutes.
+_COUNTED = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A class of the data: how many images of it there are, and some of them."""
+
+    name: str
+    num_train: int | None
+    num_judged: int
+    pictures: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +76,8 @@ def run_part(run_dir: pathlib.Path) -> dict[str, Any]:
     return {
         'name': run_dir.resolve().name,
         'model': flat.get('model.model_name') or 'the model',
-        'dataset': config.get('dataset'),
-        'pretrained': config.get('pretrained'),
+        'dataset': pathlib.PurePath(config.get('dataset') or '').name,
+        'pretrained': without_paths(config.get('pretrained')),
         'finished': 'summary' in record,
         'step': int(max((steps[-1] for steps, _ in curves.values()), default=0)),
         'total_steps': config.get('total_steps'),
@@ -71,11 +87,12 @@ def run_part(run_dir: pathlib.Path) -> dict[str, Any]:
             for i, name in enumerate(figures.shown_panels(curves))
         ],
         'changed': [
-            (key, value, usual.get(key))
+            (key, without_paths(value), usual.get(key))
             for key, value in flat.items()
             if value != usual.get(key) and not key.startswith('model.')
         ],
-        'config': json.dumps(config, indent=1, ensure_ascii=False),
+        'config': json.dumps(without_paths(config), indent=1, ensure_ascii=False),
+        'skipped': _skipped(run_dir / 'skipped.csv'),
         'starts': starts,
         'command': _command(starts[-1]['command']) if starts else None,
         'fingerprints': record.get('fingerprints', {}),
@@ -89,13 +106,22 @@ def model_part(predictor: Predictor) -> dict[str, Any]:
         predictor.model, card.image_size, num_channels(params)
     )
     pictures = []
-    for title, view, draw, name in (
-        ('Filters', views.filters, figures.filters, 'filters'),
-        ('Position embeddings', views.positions, figures.positions, 'positions'),
-    ):
+    for view, draw, name, caption in (
+        (
+            views.filters, figures.filters, 'filters',
+            'What the first layer looks for: the patterns that explain most of its '
+            'filters, in their order. Edges, colours and textures are usual.',
+        ),
+        (
+            views.positions, figures.positions, 'positions',
+            'What it knows of place: for each patch of the image, how similar its '
+            'position embedding is to those of all others. Rows and columns that '
+            'light up mean that it has learned the grid.',
+        ),
+    ):  # fmt: skip
         with contextlib.suppress(views.Absent):
             figure = draw(view(params, card))
-            pictures.append((title, drawing.svg(figure, name)))
+            pictures.append((drawing.svg(figure, name), caption))
     return {
         'image_size': '\N{MULTIPLICATION SIGN}'.join(map(str, card.image_size)),
         'num_classes': card.num_classes,
@@ -134,6 +160,50 @@ def judged_part(predictor: Predictor, judgement: Judgement) -> dict[str, Any]:
     return found
 
 
+def data_part(
+    predictor: Predictor, judgement: Judgement, train: data.Source | None
+) -> dict[str, Any]:
+    """Returns what the images are: of each class how many there are, and some.
+
+    Args:
+        predictor: of the model.
+        judgement: of some images.
+        train: the images that the model was trained on, if they are of the same data.
+    """
+    counts = None
+    if train is not None and len(train) <= _COUNTED:
+        counts = np.bincount(train.labels, minlength=len(judgement.class_names))
+    rows = judgement.per_class()
+    places = [
+        np.flatnonzero(judgement.labels == label)[:_EXAMPLES].tolist()
+        for label in range(min(len(rows), _CLASSES))
+    ]
+    return {
+        'num_train': None if train is None else len(train),
+        'num_more': max(0, len(rows) - _CLASSES),
+        'shown': [
+            Shown(
+                name=row['class'],
+                num_train=None if counts is None else int(counts[label]),
+                num_judged=row['num_examples'],
+                pictures=[
+                    _address(_resized(_photo(predictor, judgement, place), _SMALL))
+                    for place in places[label]
+                ],
+            )
+            for label, row in enumerate(rows[:_CLASSES])
+        ],
+    }
+
+
+def _photo(
+    predictor: Predictor, judgement: Judgement, place: int
+) -> UInt8[np.ndarray, 'h w 3']:
+    """Returns what of an image the model sees."""
+    pixels = views.picture(judgement.example(place), predictor.params)
+    return views.visible_part(pixels, predictor.card)
+
+
 def _mistakes(predictor: Predictor, judgement: Judgement) -> list[Mistake]:
     """Returns the most confident mistakes, each with the attention over it."""
     places = judgement.mistakes()[:_MISTAKES].tolist()
@@ -142,14 +212,13 @@ def _mistakes(predictor: Predictor, judgement: Judgement) -> list[Mistake]:
     images = data.Picked(judgement.source, judgement.index[places].tolist())
     try:
         maps = views.attention(predictor, images).rollout
-        maps = maps / maps.max()  # one scale for all
+        maps = maps / maps.max(axis=(1, 2), keepdims=True)  # a scale for each
     except views.Absent:
         maps = [None] * len(places)
     found = []
     for place, heat in zip(places, maps, strict=True):
         row = judgement.prediction(place)
-        pixels = views.picture(judgement.example(place), predictor.params)
-        photo = _resized(views.visible_part(pixels, predictor.card))
+        photo = _resized(_photo(predictor, judgement, place), _PHOTO)
         found.append(
             Mistake(
                 name=pathlib.PurePath(row['name']).name,
@@ -177,11 +246,13 @@ def _under(
     return np.uint8(255 * (0.6 * colors + 0.4 * grey))
 
 
-def _resized(photo: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'H W 3']:
+def _resized(
+    photo: UInt8[np.ndarray, 'h w 3'], longer: int
+) -> UInt8[np.ndarray, 'H W 3']:
     """Returns a photo as large as it is shown; small ones keep their square pixels."""
     from PIL import Image
 
-    scale = _PHOTO / max(photo.shape[:2])
+    scale = longer / max(photo.shape[:2])
     size = [max(1, round(side * scale)) for side in (photo.shape[1], photo.shape[0])]
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(photo).resize(size, how))
@@ -196,12 +267,21 @@ def _address(picture: UInt8[np.ndarray, 'h w 3']) -> str:
     return f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
+def _skipped(path: pathlib.Path) -> list[tuple[str, str]]:
+    """Returns the files that the run has left out, with the reason."""
+    if not path.exists():
+        return []
+    with path.open(newline='', encoding='utf-8', errors='replace') as file:
+        _, *rows = csv.reader(file)
+    return [(without_paths(name), reason) for name, reason in rows]
+
+
 def _command(words: list[str]) -> str:
     """Returns the command line of a start, as one would type it."""
     program, *rest = words or ['']
     if program.endswith('vit_jax/main.py'):
-        return shlex.join(['python', '-m', 'vit_jax.main', *rest])
-    return shlex.join(words)
+        words = ['python', '-m', 'vit_jax.main', *rest]
+    return shlex.join(without_paths(words))
 
 
 def _json(path: pathlib.Path) -> Mapping[str, Any]:
