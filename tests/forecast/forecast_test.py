@@ -64,8 +64,9 @@ def test_an_answer(ask, monkeypatch):
     assert re.search(r'at most the whole process about .*: it fits', text)
     assert re.search(r'Step +\S+ s, [\d,]+ images/s\n', text)
     assert re.search(r'Input +[\d,]+ images/s undisturbed', text)
-    assert re.search(r'Time +4 steps \S+ s, evaluation about \S+ s, in all', text)
-    assert re.search(r'Batch +[\d,]+ images at most would fit', text)
+    assert re.search(r'Time +in all about \S+ s: start \S+ s, compiling', text)
+    assert re.search(r'4 steps \S+ s, evaluation \S+ s, saving', text)
+    assert 'Batch       much larger ones would fit' in text
     assert 'Nothing was written' in text
 
 
@@ -164,7 +165,7 @@ def test_a_run_that_would_go_on(ask, tmp_path, photos):
     code, text = ask()
     assert code == 0
     assert 'from step 2' in text
-    assert re.search(r'Time +2 steps', text)
+    assert re.search(r'has it\), 2 steps', text)
 
 
 def test_too_little_memory(ask, monkeypatch):
@@ -230,6 +231,24 @@ def test_more_room_than_needed(ask, monkeypatch):
     monkeypatch.setattr(forecast, '_ENOUGH', 1000)
     _, text = ask('--config.batch=16', '--config.accum_steps=2')
     assert 'accum_steps=1 fits as well (parts of 16 images)' in text
+
+
+def test_the_whole_run_is_told(ask):
+    """Start, compiling, evaluation and saving, which short runs mostly are."""
+    _, text = ask()
+    seconds = [float(x) for x in re.findall(r'([\d.]+) s\b', text.partition('Time')[2])]
+    whole, *parts = seconds[:6]
+    assert whole == pytest.approx(sum(parts), rel=0.05)
+    assert all(parts)
+
+
+def test_where_a_tenth_is_enough_no_larger_batch_is_compiled(ask, monkeypatch):
+    _, text = ask('--config.batch=16')
+    assert 'Batch       much larger ones would fit' in text
+    limit = 2 * machine.resident()
+    monkeypatch.setattr(memory, 'available', lambda device: limit)
+    _, text = ask('--config.batch=16')
+    assert 'images at most would fit' in text
 
 
 def test_the_largest_batch_would_fit(photos, tmp_path, monkeypatch):

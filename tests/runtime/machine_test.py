@@ -1,5 +1,7 @@
 """The memory of the machine and of this process."""
 
+import time
+
 import jax
 import numpy as np
 
@@ -26,3 +28,10 @@ def test_the_memory_of_the_machine(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert 2**20 < machine.free_memory() < 2**50
     assert machine.free_memory(held=1) <= machine.physical_memory()
+
+
+def test_how_long_this_process_has_run():
+    begin = machine.seconds_running()
+    time.sleep(0.05)
+    assert 0.04 < machine.seconds_running() - begin < 5
+    assert 0 < begin < 24 * 3600

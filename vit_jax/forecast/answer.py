@@ -35,8 +35,12 @@ class Forecast:
         input_rate: images per second that the input makes, undisturbed.
         input: the settings that decide that.
         steps: that are left to do.
-        evaluation_seconds: of all evaluations, estimated.
-        largest_batch: that fits with as many parts; None: not known.
+        start_seconds: until the data and the weights are known, Python included.
+        compile_seconds: of what was compiled here; less where the cache has it.
+        evaluation_seconds: of all evaluations, those of the end included, estimated.
+        saving_seconds: of all checkpoints, estimated.
+        largest_batch: that fits with as many parts; None: not known, or so large that
+            it was not looked for.
         advice: settings, and why.
         seconds: that the answer took.
     """
@@ -55,7 +59,10 @@ class Forecast:
     input_rate: float
     input: tuple[tuple[str, Any], ...]
     steps: int
+    start_seconds: float
+    compile_seconds: float
     evaluation_seconds: float
+    saving_seconds: float
     largest_batch: int | None
     advice: tuple[str, ...]
     seconds: float
@@ -64,6 +71,18 @@ class Forecast:
     def fits(self) -> bool:
         """Whether the memory is enough, as far as that is known."""
         return self.limit is None or _needed(self) <= usable(self.limit)
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether so little of the memory is needed that the batch is no question."""
+        return self.limit is not None and is_roomy(_needed(self), self.limit)
+
+    @property
+    def run_seconds(self) -> float:
+        """The whole run, from its command to its table of results."""
+        overhead = self.start_seconds + self.compile_seconds
+        judged = self.evaluation_seconds + self.saving_seconds
+        return overhead + self.steps * self.seconds_per_step + judged
 
     @property
     def keeps_up(self) -> bool:
@@ -88,11 +107,16 @@ class Forecast:
                 else 'the device will wait for data; '
                 + ', '.join(f'--config.{key} is {value}' for key, value in self.input)
             ),
-            f'Time        {self.steps:,} steps '
-            f'{_duration(self.steps * self.seconds_per_step)}, evaluation about '
-            f'{_duration(self.evaluation_seconds)}, in all '
-            + _duration(self.steps * self.seconds_per_step + self.evaluation_seconds),
+            f'Time        in all about {_duration(self.run_seconds)}: start '
+            f'{_duration(self.start_seconds)}, compiling '
+            f'{_duration(self.compile_seconds)} (less where the',
+            f'            cache has it), {self.steps:,} steps '
+            f'{_duration(self.steps * self.seconds_per_step)}, evaluation '
+            f'{_duration(self.evaluation_seconds)}, saving '
+            f'{_duration(self.saving_seconds)}',
         ]
+        if self.is_roomy and self.largest_batch is None:
+            lines.append('Batch       much larger ones would fit')
         if self.largest_batch is not None:
             lines.append(
                 f'Batch       {self.largest_batch:,} images at most would fit, about'
@@ -134,6 +158,11 @@ def _needed(forecast: Forecast) -> int:
 def usable(limit: int) -> int:
     """Returns the bytes of a device's memory that a run may take."""
     return int(limit * (1 - _SPARE))
+
+
+def is_roomy(needed: int, limit: int) -> bool:
+    """Returns whether less than a tenth of a device's memory is needed."""
+    return 10 * needed < usable(limit)
 
 
 def title(plan: Plan, num_parameters: int) -> str:

@@ -26,7 +26,7 @@ from vit_jax import config as config_lib
 from vit_jax.checkpoint import pretrained
 from vit_jax.files.run_record import RunRecord
 from vit_jax.forecast import measure
-from vit_jax.forecast.answer import Forecast, title, usable
+from vit_jax.forecast.answer import Forecast, is_roomy, title, usable
 from vit_jax.forecast.program import Program
 from vit_jax.runtime import machine, memory
 from vit_jax.runtime.memory import MemoryUse
@@ -60,10 +60,13 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     if config.pretrained is not None and plan.start is None:
         _check_weights(program, plan.class_names)
 
+    started = machine.seconds_running() or time.perf_counter() - begin
+    compiling = time.perf_counter()
     step = program.compile_step()
     use = MemoryUse.of(step)
     judged = _judged(plan)
     evaluation = program.evaluation(judged) if judged else None
+    compiling = time.perf_counter() - compiling
     baseline = machine.resident()  # before there are arrays, with all that is imported
     limit = memory.available(jax.devices()[0])
     peak, process = program.peak(use, evaluation, judged, baseline)
@@ -89,7 +92,8 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
 
     room = None if limit is None else usable(limit) - needed
     slope = largest = None
-    if room is not None:
+    is_asked = not fits or config.accum_steps > 1
+    if room is not None and (is_asked or not is_roomy(needed, limit)):
         hurry = probe is program and time.perf_counter() - begin > _ENOUGH
         other = probe if probe is not program else program.another_batch()
         if other is not None and not hurry:
@@ -115,7 +119,10 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         input_rate=input_rate,
         input=tuple((key, flat[key]) for key in _INPUT_KEYS),
         steps=config.total_steps - (plan.start or 0),
+        start_seconds=started,
+        compile_seconds=compiling,
         evaluation_seconds=evaluations,
+        saving_seconds=measure.saving_seconds(plan),
         largest_batch=largest,
         advice=tuple(_advice(program, fits, room, slope, largest)),
         seconds=time.perf_counter() - begin,

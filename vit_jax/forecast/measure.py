@@ -22,6 +22,9 @@ from vit_jax.training.state import TrainState
 # Seconds that a measurement may take; the first compiled step is not among them.
 _SECONDS = 6.0
 _MOST_STEPS = 30
+# Seconds that a small checkpoint takes on two cores, and the end of a small run; and
+# the bytes per second of a disk. Measured in runs of the quickstart.
+_SAVING, _ENDING, _DISK_RATE = 0.3, 1.5, 3e8
 
 
 def input_rate(plan: Plan) -> float:
@@ -161,6 +164,28 @@ def evaluation_seconds(
     seconds = max(seconds_per_image / 3, 1 / images_per_second)
     images = sum(len(sources[role]) for role in ('val', 'test') if role in sources)
     if 'val' in sources and config.eval_every:
+        images *= 2  # at the end, the last parameters and the best
         times = config.total_steps // config.eval_every - start // config.eval_every
         images += times * len(sources['val'])
     return images * seconds
+
+
+def saving_seconds(plan: Plan) -> float:
+    """Returns about how long the checkpoints hold a run up, and its end takes.
+
+    They are written beside the steps: what remains is a copy of the state each time,
+    and work for the same cores. At the end the last one, and the models, are awaited.
+    """
+    config, start = plan.config, plan.start or 0
+    size = plan.bytes_on_disk() / (config.keep_checkpoints + 2)
+    rhythms = [config.checkpoint_every]
+    if 'val' in plan.sources:
+        rhythms.append(config.eval_every)  # each may be the best so far
+    saves = {
+        step
+        for every in rhythms
+        if every
+        for step in range(start + every, config.total_steps, every)
+    }
+    each = _SAVING + size / _DISK_RATE
+    return len(saves) * each + _ENDING + 2 * size / _DISK_RATE

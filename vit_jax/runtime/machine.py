@@ -1,11 +1,13 @@
-"""The memory of the machine and of this process, in bytes."""
+"""The memory of the machine and of this process, in bytes; and its age."""
 
 import contextlib
 import os
 import pathlib
 import re
+import time
 
 _PROCESS = pathlib.Path('/proc/self/status')
+_STAT = pathlib.Path('/proc/self/stat')
 _RESTART = pathlib.Path('/proc/self/clear_refs')
 _MACHINE = pathlib.Path('/proc/meminfo')
 # What a container may take: of cgroups, version 2 and 1.
@@ -13,6 +15,16 @@ _GROUPS = (
     pathlib.Path('/sys/fs/cgroup/memory.max'),
     pathlib.Path('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
 )
+
+
+def seconds_running() -> float:
+    """Returns how long this process has run; 0: the system does not say."""
+    if not _STAT.exists():
+        return 0.0
+    # The second field, the name in brackets, may hold spaces.
+    fields = _STAT.read_text().rpartition(')')[2].split()
+    begun = int(fields[19]) / os.sysconf('SC_CLK_TCK')
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - begun
 
 
 def free_memory(held: int = 0) -> int | None:
