@@ -55,7 +55,7 @@ def open_folder(path: str | os.PathLike, *, holdout: float = 0.1) -> sources.Dat
 
 def _split_folders(walk: Walk) -> dict[str, str]:
     """The folders that are splits: split -> name; none: the folders are classes."""
-    folders, _ = walk.scan('')
+    folders, strays = walk.scan('')
     named = {name: split for name in folders if (split := splits.canonical(name))}
     # A split holds folders. Otherwise it is a class, such as the trains among cars.
     with_classes = {name for name in named if walk.scan(name)[0]}
@@ -85,6 +85,7 @@ def _split_folders(walk: Walk) -> dict[str, str]:
             )
         else:
             walk.leave_out('without images beside the splits', name)
+    walk.leave_out('beside the folders of the splits', *strays)
     return by_split
 
 

@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import pathlib
+import tokenize
 
 import cv2
 import numpy as np
@@ -189,11 +190,15 @@ def check_elongation(
         )
 
 
+# The header of a .npy is a Python expression, which NumPy parses in two ways.
+_OF_HEADERS = (ValueError, SyntaxError, tokenize.TokenError, TypeError, KeyError)
+
+
 def _load_npy(data: bytes, name: str) -> Shaped[np.ndarray, '...']:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise UndecodableImage(name, str(error)) from error
+    except (MemoryError, OSError, EOFError, *_OF_HEADERS) as error:
+        raise UndecodableImage(name, ' '.join(str(error).split())) from error
 
 
 def _decode_jpeg(
