@@ -3,9 +3,9 @@
     python run_exported.py exported images.npy --out outputs.npz
     python run_exported.py exported photo.jpg another.png --top_k 3
 
-Photos need Pillow; where the export was made with `--preprocessing normalize`, they must
-be of just the right size. Arrays (b h w c) are what the export takes: `model.json` says
-whether these are uint8 pixels or normalized floats.
+Photos need Pillow; where the export was made with `--preprocessing normalize`, they
+must be of just the right size. Arrays (b h w c) are what the export takes: `model.json`
+says whether these are uint8 pixels or normalized floats.
 
 This file may be copied: it is also an example of how to use an export.
 """

@@ -36,8 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     disk; of a dry run, that the memory is not enough.
     """
     screen = logging.StreamHandler()
-    # What the progress bar shows is told once; train.log has it in lines.
-    screen.addFilter(lambda record: not getattr(record, 'file_only', False))
     # Libraries log, some with tracebacks, what they also raise.
     for library in ('absl', 'asyncio', 'huggingface_hub'):
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -64,7 +64,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             what = fault[1]
         body = self.server.files.get(path)
         if isinstance(what, int) or (body is None and what is None):
-            return self.answer(what or 404, {'X-Error-Code': 'EntryNotFound'}, b'')
+            # As the hub does, so that clients remember what a commit does not have.
+            told = {'X-Error-Code': 'EntryNotFound', 'X-Repo-Commit': 'c' * 40}
+            return self.answer(what or 404, told, b'')
         if isinstance(what, tuple):
             return self.answer(302, {'Location': what[1]}, b'')
         if what == 'stall':

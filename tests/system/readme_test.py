@@ -117,6 +117,9 @@ def test_quickstart_finetune_evaluate_and_load(tmp_path):
         'quickstart-exported/model.stablehlo',
     ):
         assert (tmp_path / file).exists()
+    (arguments,) = (w[2:] for w in commands() if w[1:2] == ['scripts/run_exported.py'])
+    script = str(ROOT / 'scripts' / 'run_exported.py')
+    assert python([script, *arguments], tmp_path, environment).count('\t') >= 3
     code = '\n'.join(blocks('python'))
     assert "vit_jax.get_model('ViT-B_16'" in code
     first, *lines = python(['-c', code], tmp_path, environment).splitlines()
@@ -158,6 +161,7 @@ def test_every_command_is_known_here():
         'python -m vit_jax.main',
         *(f'python -m vit_jax.{name}' for name in AFTER_TRAINING),
         'python -m pytest',
+        'python scripts/run_exported.py quickstart-exported',
     }
     extras = set(declared.requirements()) - {'core'}
     for page in PAGES:

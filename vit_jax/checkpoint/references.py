@@ -5,6 +5,7 @@ hf://owner/repo  hf://owner/repo@revision              repositories with one mod
 https://…  gs://…  hf://owner/repo/file.npz            any address: see `fetch`
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -93,6 +94,12 @@ def _elsewhere(reference: str) -> str:
     return f' The same or related weights elsewhere: {", ".join(others)}.'
 
 
+@functools.cache
+def _tell_best(folder: pathlib.Path) -> None:
+    """Says it once of each run."""
+    log.info('%s: the parameters that were best on val (--last: the last)', folder)
+
+
 def _in_folder(folder: pathlib.Path, best: bool | None) -> pathlib.Path:
     """Returns what a folder holds: a run's weights, or itself if it is a model."""
     last, chosen = folder / 'model.npz', folder / 'model_best.npz'
@@ -100,7 +107,7 @@ def _in_folder(folder: pathlib.Path, best: bool | None) -> pathlib.Path:
     record = RunRecord(folder).record()
     is_whole = last.exists() and (not record or 'summary' in record)
     if best is None and is_whole and chosen.exists():
-        log.info('%s: the parameters that were best on val (--last: the last)', folder)
+        _tell_best(folder)
         return chosen
     path = chosen if best else last
     if is_whole and path.exists():

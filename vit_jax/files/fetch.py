@@ -181,25 +181,27 @@ def from_hub(reference: str, file: HubFile) -> pathlib.Path | None:
             reference, "for the Hugging Face hub, pip install 'vit_jax[hf]'."
         ) from error
     own_cache = os.environ.get(CACHE_VARIABLE)
-    offline = network.unreachable(_server(HUB_VARIABLE, _HUB))
+    where = {
+        'repo_id': file.repo,
+        'filename': file.name,
+        'revision': file.revision,
+        'repo_type': file.kind and file.kind.removesuffix('s'),
+        'cache_dir': cache_folder() / 'huggingface' if own_cache else None,
+    }
+    # The variable is read now, and not when the library was imported.
+    endpoint = os.environ.get(HUB_VARIABLE)
+    if reason := network.unreachable(_server(HUB_VARIABLE, _HUB)):
+        # The library itself would try for half a minute.
+        cached = huggingface_hub.try_to_load_from_cache(**where)
+        if cached is None:
+            raise DownloadError(reference, reason)
+        return pathlib.Path(cached) if isinstance(cached, str) else None
     with _explained(reference):
         try:
-            path = huggingface_hub.hf_hub_download(
-                file.repo,
-                file.name,
-                revision=file.revision,
-                repo_type=file.kind and file.kind.removesuffix('s'),
-                cache_dir=cache_folder() / 'huggingface' if own_cache else None,
-                # Read now, and not when the library was imported.
-                endpoint=os.environ.get(HUB_VARIABLE),
-                # Otherwise it tries for half a minute.
-                local_files_only=bool(offline),
-            )
+            path = huggingface_hub.hf_hub_download(**where, endpoint=endpoint)
         except EntryNotFoundError as error:
             # Offline, 'not in the cache' is an entry that is not found as well.
             if isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError):
-                if offline:
-                    raise DownloadError(reference, offline) from error
                 raise
             return None
     return pathlib.Path(path)
@@ -300,8 +302,6 @@ def _explained(reference: str) -> Iterator[None]:
 
     try:
         yield
-    except DownloadError:
-        raise
     except _Refused as error:
         raise DownloadError(reference, str(error)) from error
     except requests.RequestException as error:

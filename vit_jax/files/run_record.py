@@ -1,8 +1,14 @@
 """What stands in a run directory, read without touching it."""
 
 import json
+import logging
 import pathlib
 from typing import Any
+
+# What is for train.log alone: nobody else hears it. See `RunDirectory.logging`.
+TRAIN_LOG = logging.getLogger('vit_jax.train_log')
+TRAIN_LOG.propagate = False
+TRAIN_LOG.setLevel(logging.INFO)
 
 
 class RunRecord:

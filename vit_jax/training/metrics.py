@@ -23,7 +23,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import scalar
 
-from vit_jax.files.run_record import read
+from vit_jax.files.run_record import TRAIN_LOG, read
 
 log = logging.getLogger(__name__)
 
@@ -190,9 +190,9 @@ class Progress:
                 bar_format='{n_fmt}/{total_fmt} |{bar:10}| {desc}',
             )
             self._bar.set_description_str('compiling the training step …')
-        log.info(
-            'Compiling the training step …', extra={'file_only': self._bar is not None}
-        )
+        # What the bar shows is told once; train.log has it in lines.
+        self._log = log if self._bar is None else TRAIN_LOG
+        self._log.info('Compiling the training step …')
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Shows a step, the time left, and those of its values that say how it goes."""
@@ -206,13 +206,7 @@ class Progress:
             and (values[name] or name not in _SHOWN_UNLESS_ZERO)
             and (name != 'data_wait' or values[name] >= _WAITING)
         ]
-        log.info(
-            'step %d/%d, %s',
-            step,
-            self._total,
-            ', '.join(told),
-            extra={'file_only': self._bar is not None},
-        )
+        self._log.info('step %d/%d, %s', step, self._total, ', '.join(told))
         if self._bar is not None:
             columns = shutil.get_terminal_size().columns
             room = columns - len(f'{step}/{self._total} |          | ') - 1

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from vit_jax import config as config_lib
 from vit_jax import models
 from vit_jax.evaluation import intervals
+from vit_jax.files.run_record import TRAIN_LOG
 from vit_jax.runtime import compiler, hosts
 from vit_jax.training.checkpoints import TrainCheckpoints
 from vit_jax.training.evaluators import VAL, Scheduled, Split
@@ -51,7 +52,7 @@ def announce(plan: Plan, state: TrainState) -> None:
     )
     for name, value in compiler.options().items():
         text = 'The step is compiled with %s=%r; XLA_FLAGS wins.'
-        log.info(text, name, value, extra={'file_only': True})
+        TRAIN_LOG.info(text, name, value)
 
 
 def finish(

@@ -26,7 +26,7 @@ from vit_jax import checkpoint
 from vit_jax import config as config_lib
 from vit_jax.checkpoint import weights
 from vit_jax.data import Source
-from vit_jax.files.run_record import RunRecord
+from vit_jax.files.run_record import TRAIN_LOG, RunRecord
 from vit_jax.runtime import hosts, sharding
 from vit_jax.training import identity
 from vit_jax.words.units import readable_bytes
@@ -253,7 +253,8 @@ class RunDirectory(RunRecord):
         package = logging.getLogger('vit_jax')
         if package.level == logging.NOTSET:
             package.setLevel(logging.INFO)
-        package.addHandler(handler)
+        for logger in (package, TRAIN_LOG):
+            logger.addHandler(handler)
         try:
             yield
         except BaseException as error:
@@ -270,7 +271,8 @@ class RunDirectory(RunRecord):
             )
             raise
         finally:
-            package.removeHandler(handler)
+            for logger in (package, TRAIN_LOG):
+                logger.removeHandler(handler)
             handler.close()
 
     def _write(self, name: str, content: Any) -> None:
