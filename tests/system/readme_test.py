@@ -19,7 +19,10 @@ from vit_jax.command_line import recipe
 ROOT = declared.ROOT
 README = (ROOT / 'README.md').read_text()
 PAGES = [
-    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
+    *(
+        ROOT / name
+        for name in ('README.md', 'README.zh.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
+    ),
     *sorted((ROOT / 'docs').glob('*.md')),
 ]
 QUICK = ['--config.total_steps=2', '--config.warmup_steps=1']
@@ -59,6 +62,33 @@ def python(arguments, cwd, environment) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def structure(text: str) -> dict[str, list]:
+    """Returns what two translations of a page have in common."""
+    prose = re.sub(r'^```.*?^```', '', text, flags=re.DOTALL | re.MULTILINE)
+    links = [
+        link for link in re.findall(r'\]\(([^)]+)\)', prose) if 'README' not in link
+    ]
+    rows = re.findall(r'^\|.*\|$', prose, re.MULTILINE)
+    return {
+        'headings': [len(m) for m in re.findall(r'^(#+) ', prose, re.MULTILINE)],
+        'code': re.findall(r'^```.*?^```', text, re.DOTALL | re.MULTILINE),
+        'links': sorted(links),
+        'pictures': re.findall(r'!\[[^]]+\]\(([^)]+)\)', prose),
+        'tables': [(row.count('|'), re.findall(r'`[^`]+`', row)) for row in rows],
+        'code in prose': sorted(re.findall(r'`([^`\n]+)`', prose)),
+        'numbers': sorted(re.findall(r'\d[\d,.]*\d', re.sub(r'`[^`]*`', '', prose))),
+        'strong': [len(re.findall(r'\*\*[^*]+\*\*', prose))],
+        'items': [len(re.findall(r'^- ', prose, re.MULTILINE))],
+    }
+
+
+def test_the_chinese_readme_has_the_same_structure():
+    english, chinese = map(structure, (README, (ROOT / 'README.zh.md').read_text()))
+    for what, found in english.items():
+        assert chinese[what] == found, what
+    assert len(english['pictures']) == 2
 
 
 def test_the_two_commands_come_first():
