@@ -1,7 +1,14 @@
 """The end of a run: killed at any moment, it goes on or has left a whole model."""
 
+import json
 import os
+import re
+import shutil
+import subprocess
+import sys
+import time
 
+import processes
 import pytest
 from conftest import tiny_config
 from trees import assert_bit_equal
@@ -62,3 +69,64 @@ def test_killed_between_the_last_step_and_the_end(
     assert_bit_equal(loaded, reference)
     assert card.class_names == ['cat', 'dog', 'eel']
     assert card.source['results']
+
+
+@pytest.mark.slow
+def test_fifty_kills_between_the_last_step_and_the_end(photos, tmp_path):
+    """Of a process of its own, each a little later; it goes on, or is whole."""
+    recipe = processes.write_recipe(tmp_path / 'tiny.py', photos, num_threads=1)
+    command = [sys.executable, '-m', 'vit_jax.main', f'--config={recipe}']
+    environment = processes.environment()
+
+    def start(run) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*command, f'--workdir={run}'],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    assert start(tmp_path / 'whole').wait() == 0
+    whole = vit_jax.load(tmp_path / 'whole', best=False)[1]
+    stopped = tmp_path / 'stopped'
+    shutil.copytree(tmp_path / 'whole', stopped)
+    for model in stopped.glob('model*'):
+        model.unlink()
+    record = json.loads((stopped / 'run.json').read_text())
+    del record['results'], record['summary']
+    (stopped / 'run.json').write_text(json.dumps(record))
+    (stopped / 'train.log').write_text('')
+
+    # How long the end takes: from what is said at its beginning to the exit.
+    def begun(run) -> None:
+        while 'Steps 4 to 4' not in (run / 'train.log').read_text():
+            time.sleep(0.005)
+
+    shutil.copytree(stopped, tmp_path / 'timed')
+    process = start(tmp_path / 'timed')
+    begun(tmp_path / 'timed')
+    begin = time.monotonic()
+    assert process.wait() == 0
+    window = time.monotonic() - begin
+
+    unfinished = 0
+    for kill in range(50):
+        run = tmp_path / f'run{kill}'
+        shutil.copytree(stopped, run)
+        process = start(run)
+        begun(run)
+        time.sleep(window * kill / 50)
+        process.kill()
+        process.wait()
+        try:
+            loaded = vit_jax.load(run, best=False)[1]
+        except ValueError as error:
+            assert re.search('has not finished|There is no', str(error))  # noqa: PT017
+            unfinished += 1
+            if kill % 10 == 0:
+                assert start(run).wait() == 0
+                assert_bit_equal(vit_jax.load(run, best=False)[1], whole)
+        else:
+            assert_bit_equal(loaded, whole)
+        shutil.rmtree(run)
+    assert 0 < unfinished <= 50

@@ -197,6 +197,7 @@ def judgement_of(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement
     dataset = dataset_of(args, card)
     split = split_of(args, card, dataset)
     source = dataset.source(split)
+    log.info('Judging %s images of %s %s …', f'{len(source):,}', dataset.name, split)
     judged = judgement.predict_split(
         predictor,
         source,

@@ -8,11 +8,14 @@ Of a run under way, it says how far that is.
 
 import argparse
 import importlib.resources
+import logging
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from vit_jax.command_line import arguments, terminal
+
+log = logging.getLogger('vit_jax')
 
 if TYPE_CHECKING:
     from vit_jax import data
@@ -110,6 +113,7 @@ def _model_and_judgement(args: argparse.Namespace) -> tuple[dict[str, Any], int]
             raise
         print(f'report: without judging the model again: {error}', file=sys.stderr)
         return values | {'not_judged': without_paths(str(error))}, 1
+    log.info('Drawing …')
     values['judged'] = {
         **judgement.about,
         **contents.judged_part(predictor, judgement),
