@@ -156,14 +156,18 @@ def _other_flags() -> flags.FlagValues:
 def _help(config: ConfigDict) -> str:
     """Returns the help: the flags, and every key in its group with its value."""
     fill = functools.partial(
-        textwrap.fill, width=88, initial_indent=_INDENT, subsequent_indent=_INDENT
+        textwrap.fill, width=80, initial_indent=_INDENT, subsequent_indent=_INDENT
     )
     lines = [
         'python -m vit_jax.main --config=RECIPE --workdir=DIR [--config.key=value …]',
         '',
-        'Trains the model of a recipe. A recipe is a file with a get_config(), or the '
-        'name',
-        'of one that is installed: ' + ', '.join(installed_recipes()) + '.',
+        textwrap.fill(
+            'Trains the model of a recipe. A recipe is a file with a get_config(), or '
+            'the name of one that is installed: '
+            + ', '.join(installed_recipes())
+            + '.',
+            width=80,
+        ),
     ]
     for name, text in FLAGS.items():
         lines += ['', f'--{name}', fill(text)]

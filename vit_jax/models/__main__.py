@@ -62,9 +62,18 @@ def table(found: list[dict], markdown: bool) -> str:
     lines = [COLUMNS, *cells]
     if markdown:
         return tables.markdown(lines, left=len(COLUMNS), padded=False)
-    # The twins come last, because they are long.
-    lines = [[*line[:5], line[6], line[5]] for line in lines]
-    return '\n'.join(tables.text_lines(lines, left=len(COLUMNS)))
+    # Addresses come last, because they are long.
+    lines = [[*line[:2], *line[3:5], line[6], line[2], line[5]] for line in lines]
+    text = tables.text_lines(lines, left=len(COLUMNS))
+    width = tables.terminal_width()
+    if width is None or max(map(len, text)) <= width:
+        return '\n'.join(text)
+    facts = tables.text_lines([line[:5] for line in lines], left=5)
+    below = [[], *([row['file'], *row['twins']] for row in found)]
+    return '\n'.join(
+        '\n    '.join([fact, *addresses])
+        for fact, addresses in zip(facts, below, strict=True)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -41,7 +41,10 @@ def render(summary: shape_trace.Summary, style: str = 'text') -> str:
     lines = [header, *rows, total]
     if style == 'markdown':
         return tables.markdown(lines, left=2)
-    lines = tables.text_lines(lines, left=2)
+    # Bytes first, which follow from the shapes; then the words.
+    fitting = tables.without_columns(lines, (6, 5, 1), tables.terminal_width())
+    left = 2 if 'what' in fitting[0] else 1
+    lines = tables.text_lines(fitting, left=left)
     rule = '-' * max(map(len, lines))
     title = f'{summary.model}, {summary.dtype}, one image'
     return '\n'.join([title, '', lines[0], rule, *lines[1:-1], rule, lines[-1]])

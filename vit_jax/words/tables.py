@@ -1,6 +1,35 @@
 """Tables of text for the terminal, and in Markdown."""
 
+import shutil
+import sys
 from collections.abc import Sequence
+
+
+def terminal_width() -> int | None:
+    """Returns the columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def without_columns(
+    rows: Sequence[Sequence[str]], drop: Sequence[int], width: int | None
+) -> list[list[str]]:
+    """Returns rows of cells without the columns that a terminal has no room for.
+
+    Args:
+        rows: as many cells in each.
+        drop: columns that can be left out, the first one first.
+        width: of the terminal; None: there is room for all.
+    """
+    left_out: list[int] = []
+
+    def kept() -> list[list[str]]:
+        return [[c for i, c in enumerate(row) if i not in left_out] for row in rows]
+
+    for column in drop:
+        if width is None or max(map(len, text_lines(kept()))) <= width:
+            break
+        left_out.append(column)
+    return kept()
 
 
 def table(rows: list[dict[str, object]]) -> str:
