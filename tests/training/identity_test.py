@@ -1,10 +1,12 @@
 """What makes two starts the same run, and what may change between them."""
 
+import re
+
 import pytest
 from conftest import tiny_config
 from trees import assert_bit_equal
 
-from vit_jax import train
+from vit_jax import evaluate, train
 from vit_jax.files import run_record
 from vit_jax.training import loop
 
@@ -62,8 +64,12 @@ def test_what_only_judges_may_change_between_starts(died, photos, tmp_path, sett
 def test_a_run_that_has_judged_on_test_does_not_take_another(photos, tmp_path):
     train.train_and_evaluate(tiny_config(photos), tmp_path)
     other = tiny_config(photos, **{'pp.test': 'test[80%:]'})
-    with pytest.raises(ValueError, match=r"config.pp.test: 'test\[60%:\]' there"):
+    with pytest.raises(ValueError, match='complete, and was judged on other') as error:
         train.train_and_evaluate(other, tmp_path)
+    assert "config.pp.test: 'test[60%:]' there, 'test[80%:]' now" in str(error.value)
+    # What it says to type works.
+    (run,) = re.findall(r'python -m vit_jax\.evaluate (\S+)', str(error.value))
+    assert evaluate.main([run]) == 0
 
 
 def test_what_is_trained_on_and_what_chooses_may_not_change(died, photos):

@@ -61,12 +61,32 @@ def _fingerprint(paths: Sequence[pathlib.Path], tail: int = 2**20) -> str:
     return found.hexdigest()
 
 
-def without_test(differences: Sequence[str]) -> list[str]:
-    """Returns the differences that matter to a run that has not judged on test yet."""
+def require_same(
+    path: pathlib.Path, differences: Sequence[str], *, is_complete: bool
+) -> None:
+    """Raises a ValueError unless these differences let a run go on.
+
+    Args:
+        path: the run directory.
+        differences: from `differences`. Those of test do not matter to a run that has
+            not judged on it yet: they are told.
+        is_complete: whether it has.
+    """
     test = [line for line in differences if line.startswith(_TEST)]
+    listed = '\n'.join(f'  {line}' for line in differences)
+    if len(test) < len(differences):
+        raise ValueError(
+            f'{path} holds a run with another configuration or other data:\n{listed}\n'
+            'Choose another --workdir, or repeat the settings of that run.'
+        )
+    if test and is_complete:
+        raise ValueError(
+            f'{path} holds a run that is complete, and was judged on other images:\n'
+            f'{listed}\nIts model can be used as it is. On the images as they are now, '
+            f'python -m vit_jax.evaluate {path} judges it.'
+        )
     if test:
-        log.info('What judges at the end is another now:\n  %s', '\n  '.join(test))
-    return [line for line in differences if line not in test]
+        log.info('What judges at the end is another now:\n%s', listed)
 
 
 def differences(

@@ -148,21 +148,16 @@ class RunDirectory(RunRecord):
             fingerprints = identity.fingerprints(config, class_names, sources, known)
         hosts.agree({f'fingerprint of {key}': v for key, v in fingerprints.items()})
         if before is not None:
-            differences = identity.differences(
-                config_lib.flatten(before),
-                config_lib.flatten(config),
-                known,
-                fingerprints,
+            identity.require_same(
+                self.path,
+                identity.differences(
+                    config_lib.flatten(before),
+                    config_lib.flatten(config),
+                    known,
+                    fingerprints,
+                ),
+                is_complete='summary' in record,
             )
-            if 'summary' not in record:
-                differences = identity.without_test(differences)
-            if differences:
-                raise ValueError(
-                    f'{self.path} holds a run with another configuration or other '
-                    'data:\n'
-                    + '\n'.join(f'  {line}' for line in differences)
-                    + '\nChoose another --workdir, or repeat the settings of that run.'
-                )
         if not hosts.is_first():
             return
         starts = [*record.get('starts', []), _start()]
