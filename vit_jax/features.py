@@ -62,6 +62,8 @@ def _main(args: argparse.Namespace) -> int:
         dataset = arguments.dataset_of(args, predictor.card)
         split = arguments.split_of(args, predictor.card, dataset)
         source = dataset.source(split)
+    from vit_jax.data import tell_skipped
+
     count = write(
         predictor,
         source,
@@ -70,6 +72,7 @@ def _main(args: argparse.Namespace) -> int:
         batch=args.batch,
         num_workers=args.num_workers,
         skip_corrupt=arguments.skips(args, predictor.card),
+        on_skip=tell_skipped,
     )
     print(f'{args.out}: {", ".join(args.feature)} of {count} images')
     if count < len(source):

@@ -56,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info('%s the run in %s …', what, options.workdir)
         if options.dry_run:
             from vit_jax.forecast import forecast
+            from vit_jax.runtime import machine
 
-            found = forecast.forecast(config, options.workdir)
+            before = machine.seconds_running()
+            found = forecast.forecast(config, options.workdir, before)
             print(found.text())
             return 0 if found.fits else 1
         module, name = TRAINERS[config.trainer]

@@ -59,7 +59,7 @@ def train_and_evaluate(
             return checkpoint.load(run.path / 'model.npz'), summary
         plan.check()
         run.require_room(plan.bytes_on_disk())
-        note_broken(plan, run.path / 'skipped.csv')
+        note_broken(plan, run)
 
         # Weights and optimizer: restored, pretrained or new.
         stack.enter_context(out_of_memory.explained(plan.config))

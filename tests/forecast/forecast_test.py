@@ -32,6 +32,7 @@ def ask(tmp_path, photos, capsys, monkeypatch):
     recipe = processes.write_recipe(tmp_path / 'tiny.py', photos)
     monkeypatch.setattr(measure, '_SECONDS', 0.1)
     monkeypatch.setattr(forecast, '_ENOUGH', 0)
+    monkeypatch.setattr(machine, 'seconds_running', lambda: 2.0)
 
     def ask(*arguments):
         command = ['main', f'--config={recipe}', f'--workdir={tmp_path / "run"}']
@@ -215,7 +216,7 @@ def test_the_input_is_that_of_the_run(ask, photos, tmp_path, monkeypatch, where)
     monkeypatch.setattr(
         input_lib,
         'train_batches',
-        lambda config, source, start: (
+        lambda config, source, start, on_skip=None: (
             kinds.append(type(source).__name__) or real(config, source, start)
         ),
     )

@@ -1,5 +1,6 @@
 """The end of a run: killed at any moment, it goes on or has left a whole model."""
 
+import csv
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import time
 
 import processes
 import pytest
-from conftest import tiny_config
+from conftest import make_photos, tiny_config
 from trees import assert_bit_equal
 
 import vit_jax
@@ -69,6 +70,28 @@ def test_killed_between_the_last_step_and_the_end(
     assert_bit_equal(loaded, reference)
     assert card.class_names == ['cat', 'dog', 'eel']
     assert card.source['results']
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_each_damaged_image_is_named_once(tmp_path, caplog, num_workers):
+    """Its beginning is whole, so that it is met only when it is read."""
+    photos = make_photos(tmp_path / 'photos', train=8, test=5)
+    damaged = [photos / f'{name}/dog/1.png' for name in ('train', 'test')]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-400])
+    settings = {'total_steps': 9, 'skip_corrupt': True, 'num_workers': num_workers}
+    config = tiny_config(photos, **settings, **{'pp.val': 'test'})  # several times
+    with config.ignore_type():
+        config.pp.test = None
+    train.train_and_evaluate(config, tmp_path / 'run')
+    log = (tmp_path / 'run' / 'train.log').read_text()
+    with (tmp_path / 'run' / 'skipped.csv').open(newline='') as file:
+        header, *rows = csv.reader(file)
+    assert header == ['name', 'reason']
+    assert sorted(name for name, _ in rows) == sorted(map(str, damaged))
+    assert all('truncated' in reason for _, reason in rows)
+    for path in damaged:
+        assert log.count(f'{path} does not decode') == 1
 
 
 @pytest.mark.slow

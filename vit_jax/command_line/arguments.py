@@ -190,7 +190,6 @@ def judgement_of(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement
         ValueError: the dataset or the split is unknown, or its classes are not those
             of the model.
     """
-    from vit_jax import data
     from vit_jax.evaluation import judgement
 
     card = predictor.card
@@ -198,7 +197,7 @@ def judgement_of(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement
     split = split_of(args, card, dataset)
     source = dataset.source(split)
     log.info('Judging %s images of %s %s …', f'{len(source):,}', dataset.name, split)
-    judged = judgement.predict_split(
+    return judgement.predict_split(
         predictor,
         source,
         judgement.label_map(source.class_names, card.class_names, card.num_classes),
@@ -211,13 +210,6 @@ def judgement_of(args: argparse.Namespace, predictor: 'Predictor') -> 'Judgement
             'split': split,
         },
     )
-    for place in sorted({*range(len(source))} - {*judged.index.tolist()}):
-        example = source[place]
-        try:
-            predictor.preprocess(example['image'], example['name'])
-        except data.UndecodableImage as error:
-            log.warning('%s; it is left out', error)
-    return judged
 
 
 def positive(text: str) -> int:

@@ -24,7 +24,9 @@ __getattr__, __dir__, __all__ = lazy.face(
         'images.decoding': ('UndecodableImage', 'decode', 'pixels'),
         'images.preprocess': ('Preprocess',),
         'open': ('open_dataset',),
-        'pipeline': ('Reading', 'eval_batches', 'train_batches'),
+        'pipeline': (
+            'OnSkip', 'Reading', 'eval_batches', 'tell_skipped', 'train_batches',
+        ),
         'sources': ('Dataset', 'Example', 'Picked', 'Source'),
     },
     modules=(

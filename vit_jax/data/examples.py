@@ -1,7 +1,6 @@
 """Examples at global positions, as the rows of a batch."""
 
-import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -13,8 +12,6 @@ from vit_jax.data.draws import Draws, draws
 from vit_jax.data.images.augment import Augment
 from vit_jax.data.images.decoding import UndecodableImage
 from vit_jax.data.images.preprocess import Preprocess
-
-log = logging.getLogger(__name__)
 
 # A source of which so many examples in a row do not decode is not one of images.
 MAX_SKIPPED = 1000
@@ -41,6 +38,19 @@ class Examples(Protocol):
         """Returns a row."""
         ...
 
+    def skipped_places(self, position: int, skipped: int) -> list[int]:
+        """Returns the places in the source that were passed over for a position.
+
+        Args:
+            position: global.
+            skipped: how many examples did not decode.
+        """
+        ...
+
+    def why(self, place: int) -> UndecodableImage | None:
+        """Returns why the example at a place does not decode; None: it does."""
+        ...
+
 
 @dataclass(frozen=True)
 class TrainExamples:
@@ -59,7 +69,6 @@ class TrainExamples:
     augment: Augment
     seed: int
     skip_corrupt: bool
-    _told: set[str] = field(default_factory=set, init=False, compare=False)
 
     def layout(self, rows: int) -> workers.Layout:
         """Returns what a batch of so many rows consists of."""
@@ -89,18 +98,25 @@ class TrainExamples:
                 )
             except UndecodableImage as error:
                 last = error
-                self._tell_once(str(error))
             else:
                 return example | {'skipped': skipped}
         raise UndecodableImage(
             last.name, last.reason, f'Nor do the {skipped} examples before it'
         )
 
-    def _tell_once(self, text: str) -> None:
-        """Names an image that is left out: once, however often it is drawn."""
-        if text not in self._told:
-            self._told.add(text)
-            log.warning('%s; it is left out', text)
+    def skipped_places(self, position: int, skipped: int) -> list[int]:
+        """Returns the places in the source that were passed over for a position."""
+        place = self.order[position]
+        return [(place + i) % len(self.source) for i in range(skipped)]
+
+    def why(self, place: int) -> UndecodableImage | None:
+        """Returns why the example at a place does not decode; None: it does."""
+        (random,) = draws(self.seed, np.zeros(1, np.int64))
+        try:
+            self._one(place, random)
+        except UndecodableImage as error:
+            return error
+        return None
 
     def _one(self, place: int, random: Draws) -> dict[str, Any]:
         example = self.source[place]
@@ -161,3 +177,16 @@ class EvalExamples:
             'index': planned,
             'skipped': 0,
         }
+
+    def skipped_places(self, position: int, skipped: int) -> list[int]:
+        """Returns the place of a row that is masked."""
+        return [position] * skipped
+
+    def why(self, place: int) -> UndecodableImage | None:
+        """Returns why the example at a place does not decode; None: it does."""
+        try:
+            example = self.source[place]
+            self.preprocess(example['image'], example['name'])
+        except UndecodableImage as error:
+            return error
+        return None

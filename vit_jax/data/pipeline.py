@@ -10,9 +10,11 @@ be simpler, but then as many batches are under way as there are cores, 900 MB ea
 """
 
 import concurrent.futures
+import logging
 import math
 import os
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ from jaxtyping import Int64
 from vit_jax.data import sources, workers
 from vit_jax.data.examples import EvalExamples, Examples, TrainExamples
 from vit_jax.data.images.augment import Augment
+from vit_jax.data.images.decoding import UndecodableImage
 from vit_jax.data.images.preprocess import Preprocess
 
 # Grain's datasets have a length; training goes on for longer than any run.
@@ -32,6 +35,16 @@ _STEPS = 1 << 40
 # Batches under way or waiting in the main process: while one is finished, the threads
 # that find no more work in it begin with the next.
 _AHEAD = 2
+
+# Told of each image that is left out.
+OnSkip = Callable[[UndecodableImage], None]
+
+log = logging.getLogger(__name__)
+
+
+def tell_skipped(image: UndecodableImage) -> None:
+    """Says that an image is left out."""
+    log.warning('%s; it is left out', image)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ def train_batches(
     seed: int,
     start: int = 0,
     reading: Reading = Reading(),
+    on_skip: OnSkip | None = None,
 ) -> workers.Batches:
     """Returns an endless iterator of shuffled, augmented training batches.
 
@@ -89,6 +103,7 @@ def train_batches(
       seed: decides order, crops and flips; 0 … 2³² - 1.
       start: number of the first batch.
       reading: how they are read.
+      on_skip: called for each image that is left out, once, however often it is drawn.
 
     Returns:
       An iterator of dicts: image uint8 (b h w c), label int32 (b,), skipped int32 (b,),
@@ -105,7 +120,9 @@ def train_batches(
         )
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     examples = TrainExamples(source, order, augment, seed, reading.skip_corrupt)
-    return _start(_batches(examples, batch, _STEPS, reading)[start:], reading)
+    batches = _batches(examples, batch, _STEPS, reading)[start:]
+    rows = _Rows(batch, reading.host, reading.num_hosts)
+    return _start(batches, reading, _Skipped(examples, rows, start, on_skip))
 
 
 def eval_batches(
@@ -114,6 +131,7 @@ def eval_batches(
     *,
     batch: int,
     reading: Reading = Reading(),
+    on_skip: OnSkip | None = None,
 ) -> workers.Batches:
     """Returns an iterator over every example exactly once, in order.
 
@@ -125,6 +143,7 @@ def eval_batches(
       preprocess: makes images of them.
       batch: number of rows of the global batch.
       reading: how they are read.
+      on_skip: called for each image that is left out.
 
     Returns:
       An iterator of dicts: image float32 (b h w c), label int32 (b,), mask float32 (b,)
@@ -139,7 +158,9 @@ def eval_batches(
         raise ValueError('found no examples to evaluate, expected at least one')
     examples = EvalExamples(source, preprocess, reading.skip_corrupt)
     steps = math.ceil(len(source) / batch)
-    return _start(_batches(examples, batch, steps, reading), reading)
+    rows = _Rows(batch, reading.host, reading.num_hosts)
+    seen = _Skipped(examples, rows, 0, on_skip)
+    return _start(_batches(examples, batch, steps, reading), reading, seen)
 
 
 def _batches(
@@ -170,6 +191,29 @@ class _Rows:
         rows = self.batch // self.num_hosts
         first = step * self.batch + self.host * rows
         return np.arange(first, first + rows)
+
+
+class _Skipped:
+    """Names the examples that were passed over, whichever process has met them."""
+
+    def __init__(
+        self, examples: Examples, rows: _Rows, start: int, on_skip: OnSkip | None
+    ):
+        self._examples, self._rows = examples, rows
+        self._step, self._on_skip = start, on_skip
+        self._told: set[int] = set()
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Takes the next batch."""
+        step, self._step = self._step, self._step + 1
+        if self._on_skip is None or not batch['skipped'].any():
+            return
+        skipped = zip(self._rows(step).tolist(), batch['skipped'].tolist(), strict=True)
+        for position, count in skipped:
+            for place in self._examples.skipped_places(position, count):
+                if place not in self._told and (why := self._examples.why(place)):
+                    self._on_skip(why)
+                self._told.add(place)
 
 
 class _Reader:
@@ -223,18 +267,23 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(batches: grain.MapDataset, reading: Reading) -> workers.Batches:
+def _start(
+    batches: grain.MapDataset,
+    reading: Reading,
+    seen: Callable[[dict[str, np.ndarray]], None] = lambda batch: None,
+) -> workers.Batches:
     # Grain asks absl flags, which as a library nobody has parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     cv2.setNumThreads(0)  # as many threads as cores decode already
     if reading.num_workers == 0:
         return workers.Batches(
-            batches.to_iter_dataset(grain.ReadOptions(_AHEAD, _AHEAD))
+            batches.to_iter_dataset(grain.ReadOptions(_AHEAD, _AHEAD)), seen
         )
     return workers.Batches(
         batches.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(
             grain.MultiprocessingOptions(reading.num_workers, per_worker_buffer_size=1),
             worker_init_fn=workers.initialise,
-        )
+        ),
+        seen,
     )

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import connection, resource_tracker
 from typing import Any, ClassVar
 
@@ -191,7 +191,18 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     and with the process.
     """
 
-    def __init__(self, dataset: Iterable):
+    def __init__(
+        self,
+        dataset: Iterable,
+        seen: Callable[[dict[str, np.ndarray]], None] = lambda batch: None,
+    ):
+        """Begins to make the batches.
+
+        Args:
+            dataset: of which they come.
+            seen: called with each batch before it is given.
+        """
+        self._seen = seen
         iterator = iter(dataset)
         starter = concurrent.futures.ThreadPoolExecutor(
             1, initializer=start_quietly, thread_name_prefix='vit_jax-start'
@@ -220,6 +231,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         if batch is None:
             self.close()
             raise RuntimeError('a worker process that had made a batch was killed')
+        self._seen(batch)
         return batch
 
     def close(self) -> None:

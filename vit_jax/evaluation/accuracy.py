@@ -2,21 +2,17 @@
 
 import collections
 import functools
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vit_jax import models
 from vit_jax.runtime import sharding
 from vit_jax.tasks import CLASSES, Task
-
-log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 EvalStep = Callable[[Any, Batch], dict[str, Float[Array, '']]]
@@ -78,17 +74,13 @@ def evaluate(
     def collect() -> None:
         sums.update({name: float(value) for name, value in waiting.popleft().items()})
 
-    skipped = 0
     for batch in batches:
-        skipped += int(np.sum(batch.get('skipped', 0)))
         batch = {name: x for name, x in batch.items() if name not in HOST_ONLY}
         waiting.append(step(weights, sharding.to_devices(batch, rows)))
         if len(waiting) > _IN_FLIGHT:
             collect()
     while waiting:
         collect()
-    if skipped:
-        log.warning('%d images do not decode and were left out.', skipped)
     num_examples = round(sums.pop('num_examples'))
     if not num_examples:
         raise ValueError('There is nothing to judge: none of the examples decodes.')

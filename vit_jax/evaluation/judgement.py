@@ -307,6 +307,7 @@ def predict_split(
         batch=batch,
         num_workers=num_workers,
         skip_corrupt=skip_corrupt,
+        on_skip=data.tell_skipped,
     ):
         if (out['label'] < 0).any():
             raise ValueError(

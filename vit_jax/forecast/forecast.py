@@ -40,27 +40,24 @@ _ENOUGH = 40.0
 _INPUT_KEYS = ('num_workers', 'num_threads', 'cache.where')
 
 
-def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
+def forecast(
+    config: ConfigDict, workdir: str | os.PathLike, before: float = 0.0
+) -> Forecast:
     """Returns what the run of a configuration would take.
 
     Args:
         config: as for `train.train_and_evaluate`.
         workdir: the run directory; only looked into. A run in it would go on.
+        before: seconds that the command has taken so far, which a run takes as well.
 
     Raises:
         ValueError: the configuration, the data or the weights do not fit together.
     """
     begin = time.perf_counter()
     observed = machine.restart_peak()
-    config = checked(config)
-    _require_unfinished(RunRecord(pathlib.Path(workdir).expanduser()))
-    plan = prepare(config, workdir)
-    plan.check()
-    program = Program.of(plan)
-    if config.pretrained is not None and plan.start is None:
-        _check_weights(program, plan.class_names)
-
-    started = machine.seconds_running() or time.perf_counter() - begin
+    program = _program(config, workdir)
+    config, plan = program.config, program.plan
+    started = before + time.perf_counter() - begin
     compiling = time.perf_counter()
     step = program.compile_step()
     use = MemoryUse.of(step)
@@ -78,13 +75,12 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     needed = peak if process is None else process
     fits = limit is None or needed <= usable(limit)
     probe = program.smaller(fits)
-    probed = probe.config.batch
     with out_of_memory.explained(config):
-        if probe is program:
-            seconds = measure.as_in_the_run(program, step, few)
-        else:
-            alone = measure.alone(probe, probe.compile_step())
-            seconds = max(alone / probed, 1 / input_rate) * config.batch
+        seconds = (
+            measure.as_in_the_run(program, step, few)
+            if probe is program
+            else measure.scaled_up(probe, config.batch, input_rate)
+        )
     if probe is program and process is not None and observed:
         # Products of matrices take some memory that the compiler does not count.
         process = needed = max(process, machine.resident('VmHWM') + program.saving())
@@ -94,16 +90,11 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
     slope = largest = None
     is_asked = not fits or config.accum_steps > 1
     if room is not None and (is_asked or not is_roomy(needed, limit)):
-        hurry = probe is program and time.perf_counter() - begin > _ENOUGH
-        other = probe if probe is not program else program.another_batch()
-        if other is not None and not hurry:
-            less = MemoryUse.of(other.compile_step())
-            slope = measure.slope(program, use, other, less, process is not None)
+        slope = _slope(program, probe, use, process is not None, begin)
+        if slope is not None:
             largest = measure.largest_batch(program, room, slope)
         if largest and time.perf_counter() - begin < _ENOUGH:
             largest = measure.refined(program, use, largest, usable(limit), baseline)
-    flat = config_lib.flatten(config)
-    evaluations = measure.evaluation_seconds(plan, seconds / config.batch, input_rate)
     return Forecast(
         title=title(plan, models.num_parameters(program.shapes.params)),
         step=use,
@@ -115,18 +106,32 @@ def forecast(config: ConfigDict, workdir: str | os.PathLike) -> Forecast:
         limit=limit,
         batch=config.batch,
         seconds_per_step=seconds,
-        probed=probed,
+        probed=probe.config.batch,
         input_rate=input_rate,
-        input=tuple((key, flat[key]) for key in _INPUT_KEYS),
+        input=tuple((key, config_lib.flatten(config)[key]) for key in _INPUT_KEYS),
         steps=config.total_steps - (plan.start or 0),
         start_seconds=started,
         compile_seconds=compiling,
-        evaluation_seconds=evaluations,
+        evaluation_seconds=measure.evaluation_seconds(
+            plan, seconds / config.batch, input_rate
+        ),
         saving_seconds=measure.saving_seconds(plan),
         largest_batch=largest,
         advice=tuple(_advice(program, fits, room, slope, largest)),
         seconds=time.perf_counter() - begin,
     )
+
+
+def _program(config: ConfigDict, workdir: str | os.PathLike) -> Program:
+    """Returns what would be run, if it could be."""
+    config = checked(config)
+    _require_unfinished(RunRecord(pathlib.Path(workdir).expanduser()))
+    plan = prepare(config, workdir)
+    plan.check()
+    program = Program.of(plan)
+    if config.pretrained is not None and plan.start is None:
+        _check_weights(program, plan.class_names)
+    return program
 
 
 def _require_unfinished(record: RunRecord) -> None:
@@ -174,6 +179,27 @@ def _check_weights(program: Program, class_names: tuple[str, ...]) -> None:
             new_parameters=config.new_parameters,
             place=lambda array, leaf: leaf,
         )
+
+
+def _slope(
+    program: Program, probe: Program, use: MemoryUse, on_cpu: bool, begin: float
+) -> float | None:
+    """Returns the bytes that another image in each part adds; None: not looked for.
+
+    Args:
+        program: of the run.
+        probe: what was tried, the run's own program or a smaller one.
+        use: of the run's step.
+        on_cpu: whether all devices share the memory of the process.
+        begin: when the forecast did.
+    """
+    if probe is program and time.perf_counter() - begin > _ENOUGH:
+        return None
+    other = probe if probe is not program else program.another_batch()
+    if other is None:
+        return None
+    less = MemoryUse.of(other.compile_step())
+    return measure.slope(program, use, other, less, on_cpu)
 
 
 def _judged(plan: Plan) -> int:

@@ -75,6 +75,18 @@ def alone(program: Program, step: Any) -> float:
     return _seconds(training_steps(step, program.state(), batches, 0, 2 + _MOST_STEPS))
 
 
+def scaled_up(probe: Program, batch: int, images_per_second: float) -> float:
+    """Returns about the seconds of a step of a larger batch than is tried.
+
+    Args:
+        probe: what is tried.
+        batch: of the run.
+        images_per_second: of its input.
+    """
+    seconds = alone(probe, probe.compile_step())
+    return max(seconds / probe.config.batch, 1 / images_per_second) * batch
+
+
 def as_in_the_run(program: Program, step: Any, few: Plan) -> float:
     """Returns the seconds of a step with the run's input, as the run will take them.
 

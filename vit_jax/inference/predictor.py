@@ -143,6 +143,7 @@ class Predictor:
         batch: int = 64,
         num_workers: int = 0,
         skip_corrupt: bool = False,
+        on_skip: data.OnSkip | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yields outputs of the examples of a source, in order, some at a time.
 
@@ -152,6 +153,7 @@ class Predictor:
             batch: how many images the devices compute at once.
             num_workers: worker processes for the images; 0: threads.
             skip_corrupt: leave out images that do not decode, instead of raising.
+            on_skip: called for each of them.
 
         Yields:
             A dict of host arrays, one row for each example: index (n,) its place in
@@ -173,6 +175,7 @@ class Predictor:
             self.preprocess,
             batch=-(-min(batch, len(source)) // self.mesh.size) * self.mesh.size,
             reading=data.Reading(num_workers=num_workers, skip_corrupt=skip_corrupt),
+            on_skip=on_skip,
         )
         compute = self._compile(tuple(names))
         rows = sharding.batch_sharding(self.mesh)

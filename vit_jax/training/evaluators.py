@@ -63,6 +63,8 @@ class Split:
         self._plan, self._role = plan, role
         self._step = accuracy.make_eval_step(plan.model, plan.task)
         self._metrics: dict[int, dict[str, float]] = {}
+        # Names of images that do not decode -> why.
+        self.skipped: dict[str, str] = {}
 
     def __call__(self, weights: PyTree, step: int) -> dict[str, float]:
         """Returns the metrics and 'num_examples'; of a step they are computed once.
@@ -74,7 +76,7 @@ class Split:
             return self._metrics[step]
         plan = self._plan
         batches = input_lib.eval_batches(
-            plan.config, plan.sources[self._role], plan.mesh.size
+            plan.config, plan.sources[self._role], plan.mesh.size, self._skip
         )
         metrics = accuracy.evaluate(self._step, weights, batches, plan.mesh)
         if not math.isfinite(metrics['loss']):
@@ -85,6 +87,12 @@ class Split:
             )
         self._metrics[step] = metrics
         return metrics
+
+    def _skip(self, image: data.UndecodableImage) -> None:
+        """Names an image that is left out: once, however often it is met."""
+        if image.name not in self.skipped:
+            data.tell_skipped(image)
+            self.skipped[image.name] = image.reason
 
 
 class FewShot:

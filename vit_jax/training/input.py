@@ -37,7 +37,10 @@ def cached_source(config: ConfigDict, source: data.Source) -> data.Source:
 
 
 def train_batches(
-    config: ConfigDict, source: data.Source, start: int
+    config: ConfigDict,
+    source: data.Source,
+    start: int,
+    on_skip: data.OnSkip | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """Returns batch `start` and all that follow, on this host."""
     return data.train_batches(
@@ -47,11 +50,15 @@ def train_batches(
         seed=config.seed,
         start=start,
         reading=_reading(config, config.num_workers),
+        on_skip=on_skip,
     )
 
 
 def eval_batches(
-    config: ConfigDict, source: data.Source, num_devices: int
+    config: ConfigDict,
+    source: data.Source,
+    num_devices: int,
+    on_skip: data.OnSkip | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """Returns every example of a source once, on this host."""
     return data.eval_batches(
@@ -59,6 +66,7 @@ def eval_batches(
         data.Preprocess.from_config(config),
         batch=accuracy.batch_size(config.batch_eval, len(source), num_devices),
         reading=_reading(config),
+        on_skip=on_skip,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from jaxtyping import Array
 
 from vit_jax import optim
+from vit_jax.data import UndecodableImage, tell_skipped
 from vit_jax.runtime import hosts, profiling
 from vit_jax.runtime.signals import Interrupted, Interruption
 from vit_jax.training import input as input_lib
@@ -107,7 +108,12 @@ def _steps(
 ) -> Iterator[Iterator[tuple[int, TrainState, dict[str, Array]]]]:
     """Gives the steps of a run, and ends its input with them."""
     config, start = plan.config, plan.start or 0
-    with contextlib.closing(plan.input(start)) as host_batches:
+
+    def on_skip(image: UndecodableImage) -> None:
+        tell_skipped(image)
+        run.note_skipped([(image.name, image.reason)])
+
+    with contextlib.closing(plan.input(start, on_skip)) as host_batches:
         batches = input_lib.on_devices(
             throughput.timed(host_batches), plan.mesh, config.prefetch
         )

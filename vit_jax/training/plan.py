@@ -4,7 +4,6 @@
 and whatever comes later. It reads, and writes nothing.
 """
 
-import csv
 import dataclasses
 import functools
 import itertools
@@ -27,7 +26,7 @@ from vit_jax.files.run_record import RunRecord
 from vit_jax.runtime import hosts, sharding
 from vit_jax.tasks import Task, task_of
 from vit_jax.training import input as input_lib
-from vit_jax.training.run_directory import versions
+from vit_jax.training.run_directory import RunDirectory, versions
 from vit_jax.training.state import Initializer, TrainState
 from vit_jax.training.step import Step, compile_step
 
@@ -141,9 +140,18 @@ class Plan:
         """Returns the training step for such a state, of arrays or of shapes."""
         return compile_step(self.config, self.model, self.optimizer, state)
 
-    def input(self, start: int = 0) -> Iterator[Mapping[str, Any]]:
-        """Returns batch `start` and all that follow, on this host; to be closed."""
-        return input_lib.train_batches(self.config, self.images, start)
+    def input(
+        self,
+        start: int = 0,
+        on_skip: data.OnSkip | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        """Returns batch `start` and all that follow, on this host; to be closed.
+
+        Args:
+            start: the first of them.
+            on_skip: called for each image that does not decode and is left out.
+        """
+        return input_lib.train_batches(self.config, self.images, start, on_skip)
 
     def card(self, results: Sequence[Mapping[str, Any]] = ()) -> checkpoint.ModelCard:
         """Returns the card of the model that the run leaves.
@@ -260,12 +268,11 @@ def _listed(broken: Sequence[tuple[str, str]]) -> str:
     return '\n  '.join([f'{files} no image:', *lines])
 
 
-def note_broken(plan: Plan, path: pathlib.Path) -> None:
-    """Tells which files a run leaves out, and writes all of them to a CSV file."""
-    if plan.broken and hosts.is_first():
+def note_broken(plan: Plan, run: RunDirectory) -> None:
+    """Tells which files a run leaves out, and notes all of them."""
+    if plan.broken:
+        path = run.note_skipped(plan.broken)
         log.warning('%s\nThey are left out; all are in %s.', _listed(plan.broken), path)
-        with path.open('w', newline='', encoding='utf-8', errors='replace') as file:
-            csv.writer(file).writerows([('name', 'reason'), *plan.broken])
 
 
 def _one_class(dataset: str, name: str) -> str:

@@ -86,6 +86,9 @@ def finish(
             }
             for role, judge in judges.items()
         ]
+    for judge in judges.values():
+        if judge.skipped:
+            run.note_skipped(judge.skipped.items())
     summary = _summary(int(state.step), results)
     with hosts.raise_on_all():
         run.save_card(plan.card(results))

@@ -1,6 +1,7 @@
 """The run directory: what it records, and whether it holds the run asked for."""
 
 import contextlib
+import csv
 import datetime
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -183,6 +184,22 @@ class RunDirectory(RunRecord):
                     f'{readable_bytes(free)} are free. Free some, choose another '
                     '--workdir, or keep fewer: --config.keep_checkpoints=1.'
                 )
+
+    def note_skipped(self, files: Iterable[tuple[str, str]]) -> pathlib.Path:
+        """Adds files that are left out, with the reason; returns the list's path."""
+        path = self.path / 'skipped.csv'
+        if not hosts.is_first():
+            return path
+        before = []
+        if path.exists():
+            with path.open(newline='', encoding='utf-8', errors='replace') as file:
+                before = list(csv.reader(file))
+        known = {name for name, _ in before}
+        new = [(name, why) for name, why in files if name not in known]
+        with path.open('a', newline='', encoding='utf-8', errors='replace') as file:
+            header = [] if before else [('name', 'reason')]
+            csv.writer(file).writerows([*header, *new])
+        return path
 
     def save_model(self, which: str, params: PyTree) -> None:
         """Writes model.npz ('last') or model_best.npz ('best'), published names.

@@ -1,6 +1,7 @@
 """Did you mean …? The known names nearest to one that is not known."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,8 +22,11 @@ def nearest(
     by_lower = {}
     for other in known:
         by_lower.setdefault(str(other).lower(), str(other))
-    close = difflib.get_close_matches(str(name).lower(), by_lower, count, cutoff)
-    return [by_lower[other] for other in close]
+    wanted = str(name).lower()
+    close = difflib.get_close_matches(wanted, by_lower, count, cutoff)
+    # A whole word of a name, as in lr for base_lr, is near as well.
+    words = [other for other in by_lower if wanted in re.split(r'[._]', other)]
+    return [by_lower[other] for other in dict.fromkeys(close + words)][:count]
 
 
 def did_you_mean(
