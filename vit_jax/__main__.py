@@ -11,6 +11,7 @@ COMMANDS = {
     'main': 'train, or fine-tune: --config=RECIPE --workdir=DIR',
     'predict': 'what a model says of photos',
     'evaluate': 'how good a model is on images with labels',
+    'compare': 'whether one model is better than another, or chance',
     'report': 'one page about a run, to be shared',
     'visualize': 'what a model has learned, and where it looks',
     'features': 'features of images, to a file',

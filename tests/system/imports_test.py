@@ -27,7 +27,7 @@ FLOORS = (
     ('training',),
     ('forecast', 'train'),
     ('command_line', 'configs'),
-    ('report',),
+    ('compare', 'report'),
     # The doors: what people run. Nobody imports them.
     (
         *('main', 'fine_tuning', 'predict', 'evaluate', 'features', 'few_shot'),
@@ -175,7 +175,7 @@ def test_rooms_start_light(module, light_without):
 
 
 @pytest.mark.parametrize(
-    'door', [*DOORS, 'export', 'models', 'report', 'visualize'], ids=str
+    'door', [*DOORS, 'compare', 'export', 'models', 'report', 'visualize'], ids=str
 )
 def test_help_needs_no_jax(door):
     if door == 'fine_tuning':

@@ -14,6 +14,7 @@ ELSEWHERE = {
     'checkpoint/ports/rows.py': 'checkpoint/ports/translate_test.py',
     'checkpoint/readers.py': 'checkpoint/model_test.py',
     'command_line/recipe.py': 'main_test.py',
+    'compare/__main__.py': 'compare/pairs_test.py',
     'config/defaults.py': 'config/keys_test.py',
     'config/gone.py': 'training/run_directory_test.py',
     'config/key.py': 'config/rules_test.py',

@@ -136,6 +136,7 @@ def test_quickstart_finetune_evaluate_and_load(tmp_path):
         command = ['-m', f'vit_jax.{name}', *arguments]
         told[name] = python(command, tmp_path, environment)
     assert '360 examples of digits test: accuracy 0.' in told['evaluate']
+    assert 'against runs/quickstart, 360 images' in told['compare']
     assert told['predict'].count('docs/digits/') == 3
     assert told['few_shot'].split()[-1] == '250'  # 25 of each digit
     for file in (
@@ -159,7 +160,7 @@ def test_quickstart_finetune_evaluate_and_load(tmp_path):
 
 AFTER_TRAINING = (
     *('predict', 'evaluate', 'report', 'features', 'few_shot', 'models', 'convert'),
-    *('export', 'visualize', 'summary'),
+    *('export', 'visualize', 'summary', 'compare'),
 )
 
 

@@ -3,7 +3,7 @@
 import math
 
 # Two-sided 95 % of a normal distribution.
-_Z = 1.959964
+Z = 1.959964
 # From fewer images a calibration error says little: with 15 bins, chance alone gives
 # several percent (Guo et al., 2017 use thousands).
 ENOUGH_FOR_CALIBRATION = 200
@@ -18,9 +18,9 @@ def wilson(part: float, count: int) -> tuple[float, float]:
     """
     if not count:
         return 0.0, 1.0
-    scale = 1 + _Z**2 / count
-    middle = (part + _Z**2 / (2 * count)) / scale
-    half = _Z / scale * math.sqrt(part * (1 - part) / count + (_Z / (2 * count)) ** 2)
+    scale = 1 + Z**2 / count
+    middle = (part + Z**2 / (2 * count)) / scale
+    half = Z / scale * math.sqrt(part * (1 - part) / count + (Z / (2 * count)) ** 2)
     # Rounding must not leave the range, nor what was measured.
     return max(0.0, min(part, middle - half)), min(1.0, max(part, middle + half))
 
