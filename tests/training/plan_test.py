@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -54,6 +55,26 @@ def test_one_class_is_nothing_to_tell_apart(photos, tmp_path):
     # What it proposes works.
     meant = str(raised.value).partition('--config.dataset=')[2].split(' ')[0]
     prepare(checked(tiny_config(pathlib.Path(meant))), tmp_path / 'run').check()
+
+
+class Unlabelled(Sequence):
+    """A split of TFDS whose labels nobody has published."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise ValueError(f'cifar/test[{index}]: label -1 is none of the 3 classes')
+
+    def paths(self):
+        return []
+
+
+def test_a_test_split_without_labels_is_told_before_the_first_step(photos, tmp_path):
+    plan = prepare(checked(tiny_config(photos)), tmp_path)
+    sources = {**plan.sources, 'test': Unlabelled()}
+    with pytest.raises(ValueError, match='label -1 is none of the 3 classes'):
+        dataclasses.replace(plan, sources=sources).check()
 
 
 def test_bad_images_to_be_judged_are_found_before_the_first_step(photos, tmp_path):

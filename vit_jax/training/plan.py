@@ -191,6 +191,10 @@ class Plan:
         data.Augment.from_config(config)  # refuses unknown operations
         if len(self.class_names) == 1:
             raise ValueError(_one_class(config.dataset, *self.class_names))
+        for source in self.sources.values():
+            # Splits without labels, as some of TFDS, are told by reading one.
+            for place in {0, len(source) - 1} if not source.paths() else ():
+                source[place]
         if self.broken and not config.skip_corrupt:
             raise ValueError(
                 f'{_listed(self.broken)}\nRemove or mend them; or '
