@@ -56,6 +56,7 @@ def snapshot(folder):
 
 def test_an_answer(ask, monkeypatch):
     monkeypatch.setattr(forecast, '_ENOUGH', 1000)
+    monkeypatch.setattr(memory, 'available', lambda device: 2**44)
     code, text = ask('--config.batch=16')
     assert code == 0
     lines = {line.split()[0]: line for line in text.splitlines()}
@@ -245,6 +246,7 @@ def test_the_whole_run_is_told(ask):
 
 def test_where_a_tenth_is_enough_no_larger_batch_is_compiled(ask, monkeypatch):
     monkeypatch.setattr(measure, 'largest_batch', None)
+    monkeypatch.setattr(memory, 'available', lambda device: 2**44)
     _, text = ask('--config.batch=16')
     assert 'Batch       much larger ones would fit' in text
 

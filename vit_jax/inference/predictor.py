@@ -7,7 +7,7 @@ function prepares them.
 
 import collections
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import flax.linen as nn
@@ -143,7 +143,7 @@ class Predictor:
         batch: int = 64,
         num_workers: int = 0,
         skip_corrupt: bool = False,
-        on_skip: data.OnSkip | None = None,
+        on_skip: Callable[[ValueError], None] | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yields outputs of the examples of a source, in order, some at a time.
 
@@ -153,7 +153,7 @@ class Predictor:
             batch: how many images the devices compute at once.
             num_workers: worker processes for the images; 0: threads.
             skip_corrupt: leave out images that do not decode, instead of raising.
-            on_skip: called for each of them.
+            on_skip: called for each of them, with an `UndecodableImage`.
 
         Yields:
             A dict of host arrays, one row for each example: index (n,) its place in
