@@ -120,7 +120,7 @@ def test_links_lead_somewhere(path):
     'name', ['inside_a_vit', pytest.param('finetune', marks=pytest.mark.slow)]
 )
 def test_running_gives_what_is_stored(name, tmp_path):
-    """But for the numbers, whose last digits are those of a machine."""
+    """The same kinds of results; the last digits of numbers are those of a machine."""
     environment = processes.environment(
         TFDS_DATA_DIR=str(tmp_path / 'data'),
         IPYTHONDIR=str(tmp_path / 'ipython'),
