@@ -3,7 +3,7 @@ r"""A small Vision Transformer, trained from scratch on real handwritten digits.
     python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 The digits are the 1,797 images of scikit-learn's `load_digits` (8×8 pixels, grey),
-so nothing is downloaded. Two CPU cores take about 45 seconds; test accuracy is
+so nothing is downloaded. Two CPU cores take about 40 seconds; test accuracy is
 above 97 % (docs/benchmarks.md has the figures).
 
     python -m vit_jax.main --config=configs/quickstart.py:finetune \

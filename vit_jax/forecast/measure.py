@@ -23,7 +23,7 @@ from vit_jax.training.state import TrainState
 _SECONDS = 6.0
 _MOST_STEPS = 30
 # Seconds that a small checkpoint takes on two cores, and the end of a small run; and
-# the bytes per second of a disk. Measured in runs of the quickstart.
+# the bytes per second of a disk: from the log of one quickstart, and a guess.
 _SAVING, _ENDING, _DISK_RATE = 0.3, 1.5, 3e8
 
 
