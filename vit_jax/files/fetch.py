@@ -140,7 +140,7 @@ def web_address(url: str) -> str:
         path = (
             f'{repo}/resolve/{file.revision or "main"}/{urllib.parse.quote(file.name)}'
         )
-        return f'{_server(HUB_VARIABLE, _HUB)}/{path}'
+        return f'{hub_server()}/{path}'
     scheme = scheme.partition(':')[0]
     if scheme in _SCHEMES:
         raise ValueError(
@@ -190,7 +190,7 @@ def from_hub(reference: str, file: HubFile) -> pathlib.Path | None:
     }
     # The variable is read now, and not when the library was imported.
     endpoint = os.environ.get(HUB_VARIABLE)
-    if reason := network.unreachable(_server(HUB_VARIABLE, _HUB)):
+    if reason := network.unreachable(hub_server()):
         # The library itself would try for half a minute.
         cached = huggingface_hub.try_to_load_from_cache(**where)
         if cached is None:
@@ -205,6 +205,11 @@ def from_hub(reference: str, file: HubFile) -> pathlib.Path | None:
                 raise
             return None
     return pathlib.Path(path)
+
+
+def hub_server() -> str:
+    """Returns the address of the Hugging Face hub, or of what stands in its place."""
+    return _server(HUB_VARIABLE, _HUB)
 
 
 def _server(variable: str, default: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
@@ -10,7 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from vit_jax.data import sources
-from vit_jax.files import network
+from vit_jax.files import fetch, network
 from vit_jax.runtime import extras
 
 # Which feature is meant where a dataset has several of the right type.
@@ -118,8 +117,7 @@ def _load(name: str) -> Mapping[str, Any]:
     if path.is_absolute() or name.startswith(('.', '~')):
         raise FileNotFoundError(f'no directory {path}')
     repository, _, config = name.partition(':')
-    server = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
-    if not (reason := network.unreachable(server)):
+    if not (reason := network.unreachable(fetch.hub_server())):
         return datasets.load_dataset(repository, config or None)
     try:
         with _offline():  # what was loaded before is here
