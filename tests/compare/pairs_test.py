@@ -143,7 +143,7 @@ def test_what_cannot_be_compared():
         pairs.compare(one, judged([1, 0, 1, 1], [0, 1, 2, 3]))
 
 
-def test_images_in_another_order_or_left_out():
+def test_images_in_another_order_or_left_out(caplog):
     rng = np.random.default_rng(4)
     first, second = draw(rng, 50, 0.6, 0.7, 0.5)
     one, two = judged(first), judged(second)
@@ -156,6 +156,7 @@ def test_images_in_another_order_or_left_out():
     )  # fmt: skip
     found = pairs.compare(one, other)
     assert found.num_examples == 48
+    assert '2 images are left out' in caplog.text
     kept = np.sort(order)
     assert found.only_first == (first[kept] & ~second[kept]).sum()
 

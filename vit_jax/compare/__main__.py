@@ -13,6 +13,7 @@ are several), and intervals say how large it may be.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -118,14 +119,12 @@ def _tell(names, judgements, comparisons, adjusted) -> None:
 
 def _as_json(names, judgements, comparisons, adjusted) -> dict:
     """Returns the same as plain values."""
-    from vit_jax.compare import pairs
-
     models = [
         {'model': name, **judgement.metrics()}
         for name, judgement in zip(names, judgements, strict=True)
     ]
     against = [
-        {'model': name, **pairs.as_json(comparison), 'adjusted_p': p}
+        {'model': name, **dataclasses.asdict(comparison), 'adjusted_p': p}
         for name, comparison, p in zip(names[1:], comparisons, adjusted, strict=True)
     ]
     return {'models': models, 'against_the_first': against}

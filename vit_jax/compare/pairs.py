@@ -5,13 +5,15 @@ both, and only those on which the two differ say anything.
 """
 
 import dataclasses
-from typing import Any
+import logging
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from vit_jax.evaluation.intervals import Z
 from vit_jax.evaluation.judgement import Judgement
+
+log = logging.getLogger(__name__)
 
 # Resamples of a bootstrap: its ends are then sure to about a tenth of its width.
 RESAMPLES = 2000
@@ -86,6 +88,8 @@ def aligned(first: Judgement, second: Judgement) -> tuple[Judgement, Judgement]:
             f'of which {len(shared)} have the same name. Judge both on the same: '
             'python -m vit_jax.evaluate REF --dataset DATA --split SPLIT --out DIR'
         )
+    if left_out := len(first) + len(second) - 2 * len(shared):
+        log.warning('%d images are left out: only one of the two judged them', left_out)
     found = []
     for judgement, place in zip((first, second), places, strict=True):
         rows = np.array([place[name] for name in shared], np.int64)
@@ -218,8 +222,3 @@ def verdict(comparison: Comparison, p: float, names: tuple[str, str]) -> str:
         better, worse = names if first_is_better else names[::-1]
         return f'There is evidence that {better} is better than {worse} (p = {p:.2g}).'
     return f'There is no evidence of a difference in accuracy (p = {p:.2g}).'
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Returns a comparison as plain values."""
-    return dataclasses.asdict(comparison)
