@@ -94,7 +94,7 @@ def test_files_that_were_left_out(tmp_path, capsys):
     config = tiny_config(photos, skip_corrupt=True, total_steps=2)
     train.train_and_evaluate(config, tmp_path / 'run')
     text = text_of(written(capsys, tmp_path / 'run'))
-    assert '1 files are no images' in text
+    assert '1 file is no image.' in text
     assert 'page.png' in text.partition('Left out')[2]
 
 
